@@ -1,0 +1,1 @@
+"""bgp: see DESIGN.md."""

@@ -1,0 +1,1 @@
+"""felix.dataplane: see DESIGN.md."""

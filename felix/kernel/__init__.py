@@ -1,0 +1,1 @@
+"""felix.kernel: see DESIGN.md."""

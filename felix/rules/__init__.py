@@ -1,0 +1,1 @@
+"""felix.rules: see DESIGN.md."""
