@@ -84,7 +84,7 @@ def plan(topology: Topology) -> Plan:
 
 def _cables(topology: Topology) -> list[Cable]:
     cables = [Cable(End(a, port(b)), End(b, port(a))) for a, b in (link.ends for link in topology.links)]
-    for leaf in (*topology.hosts, *topology.nodes):
+    for leaf in topology.leaves:
         if leaf.segment:
             router = topology.segment(leaf.segment).router
             cables.append(Cable(End(router, port(leaf.name)), End(leaf.name, ONLY_CABLE)))
@@ -135,7 +135,7 @@ def _router_lines(topology: Topology, router: Router) -> list[str]:
     for segment in topology.segments:
         if segment.router == router.name:
             name = bridge(segment.name)
-            members = [leaf.name for leaf in (*topology.hosts, *topology.nodes) if leaf.segment == segment.name]
+            members = [leaf.name for leaf in topology.leaves if leaf.segment == segment.name]
             lines.append(f"link add {name} type bridge stp_state 0 mcast_snooping 0")
             lines += [f"link set {port(m)} master {name}" for m in members]
             lines += [_up(port(m), topology.mtu) for m in members]

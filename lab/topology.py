@@ -173,6 +173,11 @@ class Topology(_Value, frozen=True):
         return {h.name: h for h in self.hosts}[name]
 
     @property
+    def leaves(self) -> tuple[Host | Node, ...]:
+        """All machines that are not routers."""
+        return (*self.hosts, *self.nodes)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """All machines: routers, hosts, nodes. Each has one network namespace."""
         return (*(r.name for r in self.routers), *(h.name for h in self.hosts), *(n.name for n in self.nodes))
@@ -263,10 +268,9 @@ def _check_references(topology: Topology) -> None:
 
 def _check_addresses(topology: Topology) -> None:
     owners: dict[object, str] = {}
-    machines = (*topology.hosts, *topology.nodes)
     for segment in topology.segments:
         owners |= {segment.v4.ip: segment.router, segment.v6.ip: segment.router}
-    for machine in machines:
+    for machine in topology.leaves:
         for address in (machine.v4, machine.v6):
             field = f"{machine.name}.v{address.version}"
             _require(address not in owners, field, address, f"an address that {owners.get(address)} has not")
