@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import yaml
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 class Format(enum.StrEnum):
@@ -56,7 +57,7 @@ def render(answer: Answer, *, output: Format) -> str:
             console = Console(width=10_000, no_color=True, force_terminal=False)
             with console.capture() as captured:
                 _print_grids(answer, console=console, output=output)
-            return captured.get()
+            return "".join(line.rstrip() + "\n" for line in captured.get().splitlines())
 
 
 def emit(answer: Answer, *, output: Format) -> None:
@@ -82,5 +83,10 @@ def _table(grid: Grid, *, output: Format) -> Table:
     for column in columns:
         table.add_column(column, no_wrap=True)
     for row in grid.rows:
-        table.add_row(*row[: len(columns)])
+        table.add_row(*(Text(printable(cell)) for cell in row[: len(columns)]))
     return table
+
+
+def printable(text: str) -> str:
+    """`text` with every control character as `?`: what a router or a user wrote must not steer the terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)
