@@ -1,1 +1,4 @@
-"""felix.dataplane: see DESIGN.md."""
+"""Writers: `plan(wanted)` reads and says what would be done, `apply(plan)` does it and returns what failed.
+
+Map: `routes` (the main routing table).
+"""
