@@ -5,10 +5,11 @@ Called by: controlplane.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from lab.cache import cache
 
 KUBERNETES = "1.36.3"
 ETCD = "3.6.16"
@@ -21,13 +22,6 @@ class Binaries:
     etcd: Path
     kube_apiserver: Path
     kubectl: Path
-
-
-def cache() -> Path:
-    """Where things are kept that take long to make, outside any checkout."""
-    if own := os.environ.get("TORTIE_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tortie"
 
 
 def kubernetes_binaries(*, say: Callable[[str], None] = print) -> Binaries:

@@ -1,8 +1,8 @@
 """The worlds that tests run in: a real API server, network namespaces, and who may use them.
 
-Every test that takes the fixture `api` is marked `cluster_api`, every one that takes `netns` `root`,
-every one below tests/lab is marked `lab` and `root`, by this file; so `make unit` and `make functional` choose by marker, and no
-test can forget. A test whose world is missing fails and says what is missing; nothing is skipped.
+Markers are set here, so no test can forget one: `cluster_api` for whoever takes the fixture `api`, `root` for
+whoever takes `netns`, `lab` and `root` for all below tests/lab. `make unit` and `make functional` choose by them. A test
+whose world is missing fails and says what is missing; nothing is skipped.
 """
 
 from __future__ import annotations

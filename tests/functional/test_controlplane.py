@@ -77,7 +77,13 @@ def test_in_a_namespace_it_is_reached_through_the_door_and_taken_over_by_another
         assert control_plane.url(Side.FABRIC) == "https://10.77.0.10:6443"
         assert "kube-system" in control_plane.kubectl("get", "namespaces")
         from_inside = control_plane.kubeconfig_for_user("system:node:n1", groups=("system:nodes",), side=Side.FABRIC)
-        kubectl = [control_plane.binaries.kubectl, f"--kubeconfig={from_inside}", "auth", "whoami", "--output=name"]
+        kubectl = [
+            str(control_plane.binaries.kubectl),
+            f"--kubeconfig={from_inside}",
+            "auth",
+            "whoami",
+            "--output=name",
+        ]
         subprocess.run(["nsenter", f"--net=/run/netns/{name}", *kubectl], check=True)
         found = ControlPlane.load(tmp_path)
         assert found.processes() == control_plane.processes()
