@@ -23,7 +23,7 @@ from typing import Generic, TypeVar
 
 from crds.errors import ApiError, BadObject, Gone
 from crds.meta import Resource
-from crds.store import Added, Bookmark, Deleted, Modified, Store
+from crds.store import Added, Bookmark, Deleted, Modified, Store, Unreadable
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +73,7 @@ class Reflector(Generic[R]):
         self._view: Mapping[str, R] | None = None
         self._version = ""
         self._failures = 0
+        self._unreadable: frozenset[str] = frozenset()
 
     def view(self) -> Mapping[str, R]:
         """All objects by key; a value: the same mapping until something changes, and never changed itself."""
@@ -117,6 +118,7 @@ class Reflector(Generic[R]):
         fresh = {item.key(): item for item in listing.items}
         self._version = listing.resource_version
         self._alive()
+        self._tell_unreadable(listing.unreadable)
         gone = [key for key in self._objects if key not in fresh]
         changed = [key for key, item in fresh.items() if self._differs(key, item)]
         for key in gone:
@@ -172,6 +174,12 @@ class Reflector(Generic[R]):
         if not again:
             log.warning('watch failed kind=%s error="%s"', self.kind.kind, why)
         return again
+
+    def _tell_unreadable(self, unreadable: tuple[Unreadable, ...]) -> None:
+        for one in unreadable:
+            if one.key not in self._unreadable:
+                log.warning('object left out kind=%s name=%s error="%s"', self.kind.kind, one.key, one.problem)
+        self._unreadable = frozenset(one.key for one in unreadable)
 
     def _pace_s(self) -> float:
         longest_s = min(self._pace.longest_s, self._pace.shortest_s * 2.0 ** min(self._failures, 16))

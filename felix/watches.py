@@ -48,25 +48,42 @@ class Watches:
     ) -> None:
         self._node = node
         self._on_change = on_change
-        self._make = lambda kind, **more: Reflector(store, kind, on_change=self._changed, rng=rng, pace=pace, **more)
+        self._store, self._rng, self._pace = store, rng, pace
         self._own_pods: dict[str, Pod] = {}
         self._own_view: Mapping[str, Pod] | None = None
         self._waiting: dict[str, list[asyncio.Future[Pod]]] = {}
         self._snapshot: Snapshot | None = None
-        self.pods: Reflector[Pod] = self._make(Pod, on_object=self._saw_pod)
-        self.nodes: Reflector[Node] = self._make(Node)
-        self.namespaces: Reflector[Namespace] = self._make(Namespace)
-        self.services: Reflector[Service] = self._make(Service)
-        self.secrets: Reflector[Secret] = self._make(Secret, namespace=SYSTEM_NAMESPACE)
-        self.pools: Reflector[IPPool] = self._make(IPPool)
-        self.reservations: Reflector[IPReservation] = self._make(IPReservation)
-        self.ipam_configurations: Reflector[IPAMConfiguration] = self._make(IPAMConfiguration)
-        self.blocks: Reflector[IPAMBlock] = self._make(IPAMBlock)
-        self.affinities: Reflector[BlockAffinity] = self._make(BlockAffinity)
-        self.bgp_configurations: Reflector[BGPConfiguration] = self._make(BGPConfiguration)
-        self.bgp_peers: Reflector[BGPPeer] = self._make(BGPPeer)
-        self.bgp_filters: Reflector[BGPFilter] = self._make(BGPFilter)
-        self.cluster_informations: Reflector[ClusterInformation] = self._make(ClusterInformation)
+        self.pods: Reflector[Pod] = self._reflect(Pod, on_object=self._saw_pod)
+        self.nodes: Reflector[Node] = self._reflect(Node)
+        self.namespaces: Reflector[Namespace] = self._reflect(Namespace)
+        self.services: Reflector[Service] = self._reflect(Service)
+        self.secrets: Reflector[Secret] = self._reflect(Secret, namespace=SYSTEM_NAMESPACE)
+        self.pools: Reflector[IPPool] = self._reflect(IPPool)
+        self.reservations: Reflector[IPReservation] = self._reflect(IPReservation)
+        self.ipam_configurations: Reflector[IPAMConfiguration] = self._reflect(IPAMConfiguration)
+        self.blocks: Reflector[IPAMBlock] = self._reflect(IPAMBlock)
+        self.affinities: Reflector[BlockAffinity] = self._reflect(BlockAffinity)
+        self.bgp_configurations: Reflector[BGPConfiguration] = self._reflect(BGPConfiguration)
+        self.bgp_peers: Reflector[BGPPeer] = self._reflect(BGPPeer)
+        self.bgp_filters: Reflector[BGPFilter] = self._reflect(BGPFilter)
+        self.cluster_informations: Reflector[ClusterInformation] = self._reflect(ClusterInformation)
+
+    def _reflect(
+        self,
+        kind: type[R],
+        *,
+        namespace: str = "",
+        on_object: Callable[[str, R | None], None] | None = None,
+    ) -> Reflector[R]:
+        return Reflector(
+            self._store,
+            kind,
+            on_change=self._changed,
+            rng=self._rng,
+            pace=self._pace,
+            namespace=namespace,
+            on_object=on_object,
+        )
 
     @property
     def all(self) -> tuple[Reflector[Any], ...]:
