@@ -148,7 +148,7 @@ class Probing:
 
     def _flows(self) -> bool:
         seen = self.so_far()
-        return seen.get("received", 0) > 10 and seen.get("tcp_blocks", 0) > 0
+        return bool(seen.get("received", 0) > 10 and seen.get("tcp_blocks", 0) > 0)
 
     def so_far(self) -> Json:
         """The counts at this moment; {} before there are any."""

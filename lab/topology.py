@@ -288,3 +288,13 @@ def _require_in(value: str, allowed: list[str], field: str) -> None:
 def _require(holds: bool, field: str, value: object, allowed: str) -> None:  # noqa: FBT001 an assertion's condition
     if not holds:
         raise BadTopology(field, f"is {value}; allowed: {allowed}")
+
+
+def encode(topology: Topology) -> bytes:
+    """As JSON, for the run directory."""
+    return msgspec.json.encode(topology, enc_hook=str)
+
+
+def decode(data: bytes) -> Topology:
+    """What `encode` wrote."""
+    return msgspec.json.decode(data, type=Topology, dec_hook=_parse_address)
