@@ -1,7 +1,7 @@
 """Which sessions this node holds: Calico's BGPConfiguration, BGPPeer and mesh, turned into neighbours.
 
-Theory: pure. All that was seen goes in, and neighbours and problems come out as values; a bad object becomes a problem whose
-sentence names object, field, value and what is allowed, and takes nothing else with it.
+Theory: pure. All that was seen goes in, and neighbours and problems come out as values; a bad object becomes a
+problem whose sentence names object, field, value and what is allowed, and takes nothing else with it.
 
 Called by `felix.agent`; the sessions of a plan go to the speaker as `wire.Wanted`, the rest steers the RIB.
 """

@@ -150,6 +150,17 @@ class State(StrEnum):
     """Was not up since the speaker started; ExaBGP says nothing while a peer does not answer at all."""
 
 
+class Cause(StrEnum):
+    """What ended a session, as far as it decides about the routes it brought (RFC 4724, the helper's part)."""
+
+    LOST = "lost"
+    """The transport closed: the peer restarts, perhaps; keep its routes if it promised to forward meanwhile."""
+    NOTIFIED = "notified"
+    """A NOTIFICATION, either way: drop them at once."""
+    OURS = "ours"
+    """Our own ExaBGP ended: the peer still forwards, so keep them in any case."""
+
+
 class PeerState(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="peer", omit_defaults=True):
     """A session's state; sent at each change, and for each neighbour in a table."""
 
@@ -158,8 +169,7 @@ class PeerState(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="p
     since_s: float
     """Wall clock, seconds since the epoch."""
     reason: str = ""
-    notified: bool = False
-    """Whether a NOTIFICATION ended it: then RFC 4724 helpers drop the routes at once."""
+    cause: Cause = Cause.LOST
     router_id: str = ""
     remote_as: int = 0
     restart_time_s: int = 0
