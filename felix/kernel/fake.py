@@ -96,6 +96,9 @@ class FakeKernel:
     def list_links(self) -> tuple[Link, ...]:
         return tuple(self.links.values())
 
+    def find_link(self, name: str) -> Link | None:
+        return self.links.get(name)
+
     def list_addresses(self) -> frozenset[InterfaceAddress]:
         return frozenset(self.addresses)
 

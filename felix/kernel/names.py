@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 FELIX_PROTO = 80
 """Routing protocol number of every route of ours (Calico uses the same; BIRD's is 12, FRR's 186 and up)."""
@@ -37,11 +39,11 @@ DEAD_GROUP = 0x7091_0002
 GUARD_TABLE = "tortie-guard"
 
 _ALIAS = re.compile(
-    r"tortie:(?P<container>[A-Za-z0-9_.\-]{1,200})/(?P<ifname>[^/\s:]{1,15})"
-    r" ns=(?P<device>\d+):(?P<inode>\d+)"
+    r"tortie:(?P<container>[A-Za-z0-9_.\-]{1,128})/(?P<ifname>[^/\s:]{1,15})"
+    r" ns=(?P<device>\d+):(?P<inode>\d+) ip=(?P<addresses>[0-9a-f.:,]+)"
 )
 ALIAS_MAX = 255
-"""IFALIASZ is 256 with the closing NUL."""
+"""IFALIASZ is 256 with the closing NUL. The longest mark: 128 + 15 + 2 x 20 + 15 + 39 and some words."""
 
 
 def pod_interface(container_id: str, ifname: str) -> str:
@@ -52,17 +54,32 @@ def pod_interface(container_id: str, ifname: str) -> str:
     return POD_PREFIX + digest[: INTERFACE_NAME_MAX - len(POD_PREFIX)]
 
 
-def pod_alias(*, container_id: str, ifname: str, netns: tuple[int, int]) -> str:
-    """The alias of a pod's host side: owner and the namespace (device, inode) that its other half was made in."""
-    alias = f"tortie:{container_id}/{ifname} ns={netns[0]}:{netns[1]}"
-    if len(alias) > ALIAS_MAX:
-        raise ValueError(f"container ID of {len(container_id)} characters is too long for an interface alias")
-    return alias
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodMark:
+    """What a host side's alias says: owner, the namespace of its other half as (device, inode), addresses."""
+
+    container_id: str
+    ifname: str
+    netns: tuple[int, int]
+    addresses: tuple[IPv4Address | IPv6Address, ...]
+
+    def __str__(self) -> str:
+        addresses = ",".join(str(address) for address in self.addresses)
+        return f"tortie:{self.container_id}/{self.ifname} ns={self.netns[0]}:{self.netns[1]} ip={addresses}"
 
 
-def parse_pod_alias(alias: str) -> tuple[str, str, tuple[int, int]] | None:
-    """(container ID, interface in the pod, (device, inode)) or None if the alias is not one of ours."""
+def parse_mark(alias: str) -> PodMark | None:
+    """The mark in an alias, or None if it is not one of ours."""
     match = _ALIAS.fullmatch(alias)
     if match is None:
         return None
-    return match["container"], match["ifname"], (int(match["device"]), int(match["inode"]))
+    try:
+        addresses = tuple(ip_address(text) for text in match["addresses"].split(","))
+    except ValueError:
+        return None
+    return PodMark(
+        container_id=match["container"],
+        ifname=match["ifname"],
+        netns=(int(match["device"]), int(match["inode"])),
+        addresses=addresses,
+    )

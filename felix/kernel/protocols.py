@@ -207,6 +207,9 @@ class LinkKernel(Protocol):
     def list_links(self) -> tuple[Link, ...]:
         """All interfaces of this namespace."""
 
+    def find_link(self, name: str) -> Link | None:
+        """One interface, cheaper than the list."""
+
     def list_addresses(self) -> frozenset[InterfaceAddress]:
         """All addresses of this namespace."""
 
@@ -242,14 +245,15 @@ class PodKernel(LinkKernel, RouteKernel, Protocol):
         """A view of the namespace behind this descriptor, which stays the caller's. OSError if it is none."""
 
     def run(self, steps: Sequence[Step], *, peer: Netns | None = None) -> None:
-        """Do the steps in order, in one message. OSError at the first that fails; those before it stay done. `peer` is
-        where a CreateVeth puts the other half."""
+        """Do the steps in order, in one message. OSError of the first that fails; any of the others may have been
+        done. `peer` is where a CreateVeth puts the other half."""
 
     def delete_group(self, group: int) -> None:
-        """Delete all links of the group together; that there is none is not an error. Blocks for about 25 ms."""
+        """Delete all links of the group together; that there is none is not an error. Blocks for about 25 ms, so it may
+        be called from another thread."""
 
     def forget_flows(self, addresses: Iterable[IPAddress]) -> None:
-        """Delete the connection tracking entries from or to these addresses."""
+        """Delete the connection tracking entries from or to these addresses. May be called from another thread."""
 
     def guard_neighbours(self) -> None:
         """Make the host ignore IPv6 neighbour discovery that comes from pod interfaces. Idempotent."""
