@@ -1,0 +1,233 @@
+"""Conditions of the kinds that people write: is this object usable, and if not, which field and what is allowed?
+
+The schema refuses most mistakes at the door. What is left is what no schema can see: a selector that does not parse, a
+Secret that is not there, a name that is not used, fields that contradict each other. Each object gets one condition
+`Accepted`; a bad object is told so and takes nothing else down with it (whoever uses the object decides by the same
+rules and leaves it out). Pools have their own, in pool_conditions.
+
+Pure, but for what it is told of Secrets: their keys, where the operator may read them; where it may not, nothing is
+said about them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from crds.bgp_kinds import BGPConfiguration, BGPFilter, BGPPassword, BGPPeer, FilterRule
+from crds.errors import BadObject
+from crds.pools import IPAMConfiguration, IPReservation
+from crds.selector import parse_selector
+from crds.values import parse_address, parse_duration, parse_network, parse_peer_ip, parse_reservation
+from ipam.operator_conditions import Statement
+
+ACCEPTED = "Accepted"
+AS_MAX = 4294967295
+COMMUNITY = re.compile(r"(\d{1,5}):(\d{1,5})|(\d{1,10}):(\d{1,10}):(\d{1,10})")
+
+
+class Missing(Exception):
+    """Something that the object refers to is not there (yet): its own spec is fine."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class References:
+    """What objects may refer to.
+
+    `secrets` has the keys by name of Secret; None means that it is not there, a name that is absent means not known.
+    """
+
+    filters: Collection[str] = ()
+    secrets: Mapping[str, Collection[str] | None] = field(default_factory=dict)
+
+
+Judged = IPReservation | IPAMConfiguration | BGPConfiguration | BGPPeer | BGPFilter
+
+
+def judge(obj: Judged, references: References) -> Statement:
+    """The condition of one object."""
+    try:
+        _check(obj, references)
+    except BadObject as problem:
+        return Statement(type=ACCEPTED, holds=False, reason="InvalidSpec", message=str(problem))
+    except Missing as missing:
+        return Statement(type=ACCEPTED, holds=False, reason=missing.reason, message=str(missing))
+    return Statement(type=ACCEPTED, holds=True, reason="OK", message="in use")
+
+
+def _check(obj: Judged, references: References) -> None:
+    match obj:
+        case IPReservation():
+            parse_reservation(obj)
+        case IPAMConfiguration():
+            _ipam_configuration(obj)
+        case BGPConfiguration():
+            _bgp_configuration(obj, references)
+        case BGPPeer():
+            _bgp_peer(obj, references)
+        case BGPFilter():
+            _bgp_filter(obj)
+
+
+def secret_names(objects: Collection[Judged]) -> frozenset[str]:
+    """The Secrets to look at."""
+    passwords = [o.spec.password for o in objects if isinstance(o, BGPPeer)]
+    passwords += [o.spec.node_mesh_password for o in objects if isinstance(o, BGPConfiguration)]
+    return frozenset(p.secret_key_ref.name for p in passwords if p and p.secret_key_ref and p.secret_key_ref.name)
+
+
+def _ipam_configuration(obj: IPAMConfiguration) -> None:
+    spec = obj.spec
+    _named(obj.metadata.name, allowed=obj.metadata.name == "default", text="default")
+    if spec.max_blocks_per_host > 0 and not spec.strict_affinity:
+        raise BadObject(
+            "spec.maxBlocksPerHost", f"is {spec.max_blocks_per_host}; above 0 it needs strictAffinity: true"
+        )
+    if not spec.strict_affinity and not spec.auto_allocate_blocks:
+        raise BadObject("spec.autoAllocateBlocks", "is false; with strictAffinity: false it must be true")
+    _within("spec.maxBlocksPerHost", spec.max_blocks_per_host, 0, 1_000_000)
+    _within("spec.ipCooldownSeconds", spec.ip_cooldown_seconds, 0, 1200)
+
+
+def _bgp_configuration(obj: BGPConfiguration, references: References) -> None:
+    spec, name = obj.spec, obj.metadata.name
+    _named(name, allowed=name == "default" or name.startswith("node."), text="default or node.<node name>")
+    _within("spec.asNumber", spec.as_number, 1, AS_MAX)
+    _within("spec.listenPort", spec.listen_port, 1, 65535)
+    for index, community in enumerate(spec.communities):
+        _community(f"spec.communities[{index}].value", community.value)
+    names = {community.name for community in spec.communities}
+    for index, advertisement in enumerate(spec.prefix_advertisements):
+        at = f"spec.prefixAdvertisements[{index}]"
+        parse_network(advertisement.cidr, field=f"{at}.cidr")
+        for position, text in enumerate(advertisement.communities):
+            if text not in names:
+                _community(f"{at}.communities[{position}]", text)
+    for plural, blocks in (
+        ("serviceClusterIPs", spec.service_cluster_ips),
+        ("serviceExternalIPs", spec.service_external_ips),
+        ("serviceLoadBalancerIPs", spec.service_load_balancer_ips),
+    ):
+        for index, block in enumerate(blocks):
+            parse_network(block.cidr, field=f"spec.{plural}[{index}].cidr")
+    _duration("spec.nodeMeshMaxRestartTime", spec.node_mesh_max_restart_time)
+    if spec.node_to_node_mesh_enabled is False and spec.node_mesh_password:
+        raise BadObject("spec.nodeMeshPassword", "must not be given while nodeToNodeMeshEnabled is false")
+    _password("spec.nodeMeshPassword", spec.node_mesh_password, references)
+
+
+def _bgp_peer(obj: BGPPeer, references: References) -> None:
+    spec = obj.spec
+    if spec.node and spec.node_selector:
+        raise BadObject("spec.nodeSelector", "must not be given together with node")
+    remote = {
+        "peerIP": spec.peer_ip,
+        "peerSelector": spec.peer_selector,
+        "localWorkloadSelector": spec.local_workload_selector,
+    }
+    if sum(1 for text in remote.values() if text) != 1:
+        given = " and ".join(name for name, text in remote.items() if text) or "none"
+        raise BadObject("spec.peerIP", f"exactly one of {', '.join(remote)} must be given, is {given}")
+    for name, text in (("nodeSelector", spec.node_selector), ("peerSelector", spec.peer_selector)):
+        if text:
+            parse_selector(text, field=f"spec.{name}")
+    if spec.peer_ip:
+        address, _ = parse_peer_ip(spec.peer_ip, field="spec.peerIP")
+        if spec.as_number is None:
+            raise BadObject("spec.asNumber", "must be given with peerIP")
+        if spec.reachable_by:
+            gateway = parse_address(spec.reachable_by, field="spec.reachableBy")
+            if gateway.version != address.version:
+                raise BadObject("spec.reachableBy", f"must be of the same family as peerIP {address}, is {gateway}")
+    elif spec.peer_selector and spec.as_number is not None:
+        raise BadObject("spec.asNumber", "must not be given with peerSelector: the nodes' own numbers count")
+    _within("spec.asNumber", spec.as_number, 1, AS_MAX)
+    _within("spec.localASNumber", spec.local_as_number, 1, AS_MAX)
+    if spec.source_address not in ("", "UseNodeIP", "None"):
+        raise BadObject("spec.sourceAddress", f"must be UseNodeIP or None, is {spec.source_address!r}")
+    _duration("spec.maxRestartTime", spec.max_restart_time)
+    _duration("spec.keepaliveTime", spec.keepalive_time)
+    for index, name in enumerate(spec.filters):
+        if name not in references.filters:
+            raise Missing("MissingFilter", f"spec.filters[{index}]: there is no BGPFilter {name!r}")
+    _password("spec.password", spec.password, references)
+
+
+def _bgp_filter(obj: BGPFilter) -> None:
+    spec = obj.spec
+    for version, direction, rules in (
+        (4, "importV4", spec.import_v4),
+        (4, "exportV4", spec.export_v4),
+        (6, "importV6", spec.import_v6),
+        (6, "exportV6", spec.export_v6),
+    ):
+        for index, rule in enumerate(rules):
+            _filter_rule(f"spec.{direction}[{index}]", rule, version)
+
+
+def _filter_rule(at: str, rule: FilterRule, version: int) -> None:
+    if rule.action not in ("Accept", "Reject"):
+        raise BadObject(f"{at}.action", f"must be Accept or Reject, is {rule.action!r}")
+    if bool(rule.cidr) != bool(rule.match_operator):
+        raise BadObject(f"{at}.matchOperator", "cidr and matchOperator must be given together")
+    if rule.prefix_length and not rule.cidr:
+        raise BadObject(f"{at}.prefixLength", "needs cidr")
+    if rule.cidr:
+        cidr = parse_network(rule.cidr, field=f"{at}.cidr")
+        if cidr.version != version:
+            raise BadObject(f"{at}.cidr", f"must be an IPv{version} range, is {cidr}")
+        if rule.match_operator not in ("Equal", "NotEqual", "In", "NotIn"):
+            allowed = "Equal, NotEqual, In or NotIn"
+            raise BadObject(f"{at}.matchOperator", f"must be {allowed}, is {rule.match_operator!r}")
+        if rule.prefix_length:
+            low, high = rule.prefix_length.min, rule.prefix_length.max
+            _within(f"{at}.prefixLength.min", low, 0, cidr.max_prefixlen)
+            _within(f"{at}.prefixLength.max", high, low or 0, cidr.max_prefixlen)
+    if rule.operations and rule.action != "Accept":
+        raise BadObject(f"{at}.operations", "needs action: Accept")
+    for index, text in enumerate(rule.communities.values if rule.communities else ()):
+        _community(f"{at}.communities.values[{index}]", text)
+
+
+def _named(name: str, *, allowed: bool, text: str) -> None:
+    if not allowed:
+        raise BadObject("metadata.name", f"must be {text}: an object named {name!r} is not used")
+
+
+def _within(at: str, number: int | None, low: int, high: int) -> None:
+    if number is not None and not low <= number <= high:
+        raise BadObject(at, f"must lie in {low}..{high}, is {number}")
+
+
+def _duration(at: str, text: str | None) -> None:
+    if text:
+        parse_duration(text, field=at)
+
+
+def _community(at: str, text: str) -> None:
+    found = COMMUNITY.fullmatch(text)
+    parts = [int(part) for part in found.groups() if part] if found else []
+    if not parts or max(parts) > (65535 if len(parts) == 2 else AS_MAX):
+        raise BadObject(
+            at, f"must be aa:nn (16 bits each) or aa:nn:mm (32 bits each) or a name given above, is {text!r}"
+        )
+
+
+def _password(at: str, password: BGPPassword | None, references: References) -> None:
+    if password is None:
+        return
+    ref = password.secret_key_ref
+    if ref is None or not ref.name or not ref.key:
+        raise BadObject(f"{at}.secretKeyRef", "needs name and key")
+    if ref.optional or ref.name not in references.secrets:
+        return
+    keys = references.secrets[ref.name]
+    if keys is None:
+        raise Missing("MissingSecret", f"{at}.secretKeyRef: there is no Secret {ref.name!r} in namespace tortie-system")
+    if ref.key not in keys:
+        raise Missing("MissingSecret", f"{at}.secretKeyRef: Secret {ref.name!r} has no key {ref.key!r}")
