@@ -100,7 +100,7 @@ class Lab:
             Daemon(name=path.stem, directory=path.parent, lifetime=Lifetime.DETACHED).stop(grace_s=0)
         for path in _pid_files(name, ""):
             found.append(f"process {path.stem}")
-            Daemon(name=path.stem, directory=path.parent, lifetime=Lifetime.DETACHED).stop(grace_s=3)
+            Daemon(name=path.stem, directory=path.parent, lifetime=Lifetime.DETACHED).stop(grace_s=0)
         strays = processes.inside(builder.NETNS_DIRECTORY / netns for netns in builder.namespaces(name))
         processes.end(strays)
         found += [f"network namespace {netns}" for netns in builder.destroy(lab=name)]
