@@ -1,0 +1,73 @@
+# Everything a person or a machine does with this repository. `make help` lists it.
+# What each target needs is set up first, once; what takes long is kept outside the checkout, in ~/.cache/tortie.
+
+.DEFAULT_GOAL := help
+.PHONY: help lab test check unit functional bench wheel lock clean setup _user _root _lint
+MAKEFLAGS += --no-print-directory
+SHELL := /bin/sh
+
+export PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.tortie-stamp
+PYTEST := $(BIN)/pytest
+
+help: ## this list
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+lab: setup ## a whole fabric on this machine, with pods; shows that it works and leaves it running
+	@$(BIN)/tortie-lab up
+	@$(BIN)/tortie-lab status
+	@$(BIN)/tortie-lab ping
+
+test: setup _lint ## every check and every test; needs root; what .ci/run runs
+	@$(PYTEST)
+
+check: _user _lint unit ## format, lint, types, imports, unit tests: under 20 s, no root
+
+unit: _user ## tests that need neither root nor an API server
+	@$(PYTEST) -q -m "not root and not cluster_api and not lab"
+
+functional: setup ## tests on network namespaces and a real API server, without the fabric
+	@$(PYTEST) -m "(root or cluster_api) and not lab"
+
+bench: setup ## speed beside others': a table, and build/bench.jsonl; `make bench ONLY=name` for one
+	@mkdir -p build
+	@$(BIN)/python -m tests.bench $(ONLY)
+
+wheel: _user ## the distribution, in dist/
+	@$(BIN)/hatchling build -t wheel
+
+lock: _user ## resolve the dependencies of pyproject.toml anew into requirements.lock
+	@$(PYTHON) -m venv build/uv && build/uv/bin/pip install --quiet uv
+	@build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --extra dev --generate-hashes \
+	    --custom-compile-command "make lock" --upgrade --output-file requirements.lock pyproject.toml
+
+clean: ## remove what was made in the checkout; the cache outside it stays
+	@rm -rf build dist .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+setup: _root ## only the set-up: packages, Python environment, control plane binaries
+	@$(BIN)/python -m lab.packages
+	@$(BIN)/python -m lab.binaries
+
+_root:
+	@sh lab/preflight.sh root $(firstword $(MAKECMDGOALS))
+	@$(MAKE) $(STAMP)
+
+_user:
+	@[ -e $(STAMP) ] || sh lab/preflight.sh user
+	@$(MAKE) $(STAMP)
+
+_lint:
+	@$(BIN)/ruff format --check --quiet . || { echo "tortie: not formatted; run $(BIN)/ruff format ." >&2; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports --no-logo
+
+# The environment, from hashes; made anew only when what it is made of changes.
+$(STAMP): requirements.lock pyproject.toml
+	@echo "  setting up the Python environment in .venv"
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(STAMP)
