@@ -14,14 +14,14 @@ Called by: main, tests/lab.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,9 +65,7 @@ class Lab:
     # ---- life
 
     @classmethod
-    def up(
-        cls, which: str | Topology = "default", *, name: str = "lab", say: Say = lambda _: None, nodes: bool = True
-    ) -> Lab:
+    def up(cls, which: str | Topology = "default", *, name: str = "lab", say: Say = lambda _: None) -> Lab:
         """Build a whole lab and return when every node is Ready; on any failure it is taken down again."""
         chosen = which if isinstance(which, Topology) else topology.load(topology.find(which))
         lab = cls(name, chosen, say)
@@ -75,9 +73,10 @@ class Lab:
             raise LabExists(f"there is a lab {name!r} already (or what is left of one): tortie-lab down --name {name}")
         try:
             lab._build()
-            if nodes:
-                lab._boot()
+            lab._boot()
         except BaseException:
+            with contextlib.suppress(ValueError):  # not in the main thread: then Ctrl-C is not ours anyway
+                signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second Ctrl-C must not leave half of it
             lab.down()
             raise
         return lab
@@ -258,29 +257,16 @@ class Lab:
             "apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": wanted})
         )
 
-    def run_pod(
-        self,
-        name: str,
-        node: str,
-        *,
-        namespace: str = "default",
-        command: tuple[str, ...] = (),
-        annotations: dict[str, str] | None = None,
-        labels: dict[str, str] | None = None,
-        host_network: bool = False,
-        within_s: float = 30.0,
-    ) -> RunningPod:
-        """Create a Pod bound to a node and return when it runs; NotYet carries the kubelet's complaint."""
-        made = objects.pod(
-            name,
-            node=node,
-            namespace=namespace,
-            command=command,
-            annotations=annotations,
-            labels=labels,
-            host_network=host_network,
-        )
+    def create_pod(self, name: str, node: str, *, namespace: str = "default", **wanted: Any) -> None:
+        """Create a Pod bound to a node, without waiting; further arguments are those of `objects.pod`."""
+        made = objects.pod(name, node=node, namespace=namespace, **wanted)
         self.api.post(f"/api/v1/namespaces/{namespace}/pods", made)
+
+    def run_pod(
+        self, name: str, node: str, *, namespace: str = "default", within_s: float = 30.0, **wanted: Any
+    ) -> RunningPod:
+        """`create_pod`, and return when it runs; NotYet carries the kubelet's complaint."""
+        self.create_pod(name, node, namespace=namespace, **wanted)
         return self.pod(name, namespace=namespace, within_s=within_s)
 
     def pod(self, name: str, *, namespace: str = "default", within_s: float = 30.0) -> RunningPod:
@@ -319,7 +305,7 @@ class Lab:
             return self.node(where).exec(command)
         return subprocess.run([*self.network(where), *command], capture_output=True, text=True, check=False)
 
-    @contextmanager
+    @contextlib.contextmanager
     def probing(self, here: RunningPod | str, there: RunningPod | str, *, to: str = "") -> Iterator[pods.Probing]:
         """200 UDP probes a second and a TCP stream from `here` to `there` (pods, or names of machines)."""
         target = to or (there.ip if isinstance(there, RunningPod) else str(self._address(there)))
@@ -349,8 +335,3 @@ def _pid_files(name: str, below: str) -> list[Path]:
     """Pid files of ours; those that a daemon writes for itself hold a bare number."""
     found = (RUN / name / below).rglob("*.pid") if (RUN / name / below).is_dir() else ()
     return sorted(path for path in found if path.read_text().startswith("["))
-
-
-def started_s(since_s: float) -> str:
-    """Seconds since then, for a person."""
-    return f"{time.monotonic() - since_s:.1f} s"

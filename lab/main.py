@@ -1,0 +1,375 @@
+"""`tortie-lab`: a fabric in a box, from the command line.
+
+What for: two racks, real routers, a real Kubernetes API and Tortie, on one machine with root, in seconds; to look at,
+to break and to mend. Every command says what it does and what to try next.
+
+Invariants: no logic here that the library (`fabric`) does not have. Results go to stdout, progress to stderr.
+
+Called by: a person, `make lab`.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import os
+import shlex
+import signal
+import sys
+import time
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from lab import matrix as reach
+from lab import show
+from lab.api import ApiRefused
+from lab.builder import KernelRefused
+from lab.controlplane import KubectlFailed, NotReady
+from lab.fabric import Lab, LabExists, NoSuchLab
+from lab.matrix import matrix
+from lab.node import NoSuchComponent
+from lab.pods import NotYet, RunningPod
+from lab.routers_run import RouterFailed
+from lab.topology import BadTopology
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="A routed Kubernetes fabric in network namespaces: racks, BIRD and FRR routers, a real API server, Tortie.",
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+class Output(enum.Enum):
+    """How a command answers."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+Name = Annotated[str, typer.Option("--name", help="The lab's name; several may be up.")]
+Format = Annotated[Output, typer.Option("-o", "--output", help="table for people, json for programs.")]
+
+EXPECTED = (
+    ApiRefused,
+    BadTopology,
+    KernelRefused,
+    KubectlFailed,
+    LabExists,
+    NoSuchComponent,
+    NoSuchLab,
+    NotReady,
+    NotYet,
+    RouterFailed,
+)
+
+
+def _fail(problem: object) -> NoReturn:
+    text = problem.args[0] if isinstance(problem, KeyError) else problem
+    err.print(f"tortie-lab: {text}", style="red", markup=False)
+    raise typer.Exit(1)
+
+
+def _next(*tries: str) -> None:
+    err.print("\ntry next:", style="bold")
+    for line in tries:
+        err.print(f"  {line}", markup=False, soft_wrap=True)
+
+
+def _attach(name: str) -> Lab:
+    try:
+        return Lab.attach(name)
+    except NoSuchLab as problem:
+        _fail(f"{problem}; start one with: tortie-lab up")
+
+
+def _flag(name: str) -> str:
+    return "" if name == "lab" else f" --name {name}"
+
+
+class _Steps:
+    """Progress as numbered sentences with the time so far."""
+
+    def __init__(self) -> None:
+        self.began_s = time.monotonic()
+        self.count = 0
+
+    def __call__(self, text: str) -> None:
+        self.count += 1
+        err.print(f"{time.monotonic() - self.began_s:5.1f} s  {self.count:2d}. {text}", markup=False)
+
+
+def _up(topology: str, name: str) -> Lab:
+    if os.geteuid() != 0:
+        _fail("network namespaces need root; run it as root")
+    steps = _Steps()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # both ways of stopping us clean up
+    try:
+        lab = Lab.up(topology, name=name, say=steps)
+    except KeyboardInterrupt:
+        _fail("interrupted; all that was built has been taken away again")
+    except EXPECTED as problem:
+        _fail(problem)
+    err.print(f"{time.monotonic() - steps.began_s:5.1f} s  up: {len(lab.nodes)} nodes are Ready", style="green")
+    return lab
+
+
+def _export(lab: Lab) -> None:
+    out.print(f"export KUBECONFIG={lab.kubeconfig}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def up(
+    *,
+    topology: Annotated[str, typer.Option("--topology", help="default, dual-tor, or a YAML file.")] = "default",
+    name: Name = "lab",
+) -> None:
+    """Build a fabric and leave it running: namespaces, routers, API server, Tortie on every node.
+
+    Example: tortie-lab up --topology dual-tor --name two
+    """
+    lab = _up(topology, name)
+    flag = _flag(name)
+    _next(
+        f"tortie-lab demo{flag}",
+        f"tortie-lab status{flag}",
+        "kubectl get nodes,ippools,bgppeers",
+        f"tortie-lab down{flag}",
+    )
+    _export(lab)
+
+
+@app.command()
+def demo(*, name: Name = "lab", topology: Annotated[str, typer.Option("--topology")] = "default") -> None:
+    """Run a pod on each node (building the lab first if there is none), show the routes, and ping everything.
+
+    Example: tortie-lab demo
+    """
+    try:
+        lab = Lab.attach(name)
+    except NoSuchLab:
+        lab = _up(topology, name)
+    try:
+        for pod in _one_pod_a_node(lab):
+            err.print(f"pod {pod.name} on {pod.node.name}: {', '.join(pod.addresses)}", markup=False)
+        _await_reach(lab)
+        for router in lab.routers:
+            if router.name != "spine":
+                err.print(f"\nwhat {router.name} ({router.spec.kind}) has learnt by BGP:", style="bold")
+                out.print(router.routes().strip(), markup=False, soft_wrap=True)
+        err.print("\nwho reaches whom:", style="bold")
+        cells = matrix(lab)
+    except EXPECTED as problem:
+        _fail(problem)
+    show.print_matrix(out, cells)
+    node, flag = lab.nodes[0].name, _flag(name)
+    _next(
+        f"tortie-lab kill {node} agent{flag} && tortie-lab ping{flag}",
+        f"tortie-lab exec{flag} demo-{node} -- ip route",
+        f"tortie-lab cut {lab.plan.cables[0].a.machine} {lab.plan.cables[0].b.machine}{flag}",
+        "kubectl get pods -o wide; kubectl get ipamblocks,blockaffinities",
+        f"tortie-lab down{flag}",
+    )
+    _export(lab)
+    raise typer.Exit(0 if cells and all(cell.ok for cell in cells) else 1)
+
+
+def _one_pod_a_node(lab: Lab) -> list[RunningPod]:
+    """`demo-NODE` on every node; those that run already stay."""
+    for node in lab.nodes:
+        try:
+            lab.api.get(f"/api/v1/namespaces/default/pods/demo-{node.name}")
+        except ApiRefused as refused:
+            if refused.status != 404:
+                raise
+            lab.create_pod(f"demo-{node.name}", node.name)
+    return [lab.pod(f"demo-{node.name}") for node in lab.nodes]
+
+
+def _await_reach(lab: Lab, *, within_s: float = 15.0) -> None:
+    """Routes take a moment from a new block to the far rack; a demonstration waits for them, `ping` does not."""
+    deadline_s = time.monotonic() + within_s
+    while not all(cell.ok for cell in matrix(lab)) and time.monotonic() < deadline_s:
+        time.sleep(0.3)
+
+
+@app.command()
+def status(*, name: Name = "lab", output: Format = Output.TABLE) -> None:
+    """Show what runs: control plane, routers and their sessions, nodes and their components, pods.
+
+    Example: tortie-lab status -o json
+    """
+    lab = _attach(name)
+    try:
+        seen = show.status(lab)
+    except (*EXPECTED, OSError) as problem:
+        _fail(problem)
+    if output is Output.JSON:
+        print(json.dumps(seen, indent=2))
+        return
+    show.print_status(out, seen)
+    _next(f"tortie-lab ping{_flag(name)}", f"export KUBECONFIG={lab.kubeconfig}")
+
+
+@app.command()
+def ping(*, name: Name = "lab", output: Format = Output.TABLE) -> None:
+    """Ping every pod from every pod, every node and the outside client. Exit status 0 only if all answer.
+
+    Makes a pod on each node first if none runs at all. Example: tortie-lab ping -o json
+    """
+    lab = _attach(name)
+    try:
+        if not lab.running_pods():
+            err.print("no pod runs yet: making one on each node")
+            _one_pod_a_node(lab)
+            _await_reach(lab)
+        cells = matrix(lab)
+    except (*EXPECTED, OSError) as problem:
+        _fail(problem)
+    if output is Output.JSON:
+        print(json.dumps([cell.as_json() for cell in cells]))
+    else:
+        show.print_matrix(out, cells)
+        _next(f"tortie-lab cut {lab.plan.cables[0].a.machine} {lab.plan.cables[0].b.machine}{_flag(name)}")
+    raise typer.Exit(0 if cells and all(cell.ok for cell in cells) else 1)
+
+
+@app.command(name="exec", context_settings={"ignore_unknown_options": True})
+def execute(
+    where: Annotated[str, typer.Argument(help="A node, router, host, or pod (NAME or NAMESPACE/NAME).")],
+    command: Annotated[list[str], typer.Argument(help="The command, after --.")],
+    *,
+    name: Name = "lab",
+) -> None:
+    """Run a command on a node, in a pod's network, or in the network of a router or host.
+
+    Routers answer in their own language: tortie-lab exec tor1 -- birdc show route; exec tor2 -- vtysh -c 'show bgp'.
+    Example: tortie-lab exec n1 -- ip route
+    """
+    lab = _attach(name)
+    try:
+        if where in {router.name for router in lab.topology.routers} and command[0] in {"birdc", "vtysh"}:
+            words = command[1:] if command[0] == "birdc" else [word for word in command[1:] if word != "-c"]
+            print(lab.router(where).ask(*words), end="")
+            return
+        prefix = _prefix(lab, where)
+    except (*EXPECTED, KeyError, RuntimeError) as problem:
+        _fail(problem)
+    os.execvp(prefix[0], [*prefix, *command])
+
+
+def _prefix(lab: Lab, where: str) -> list[str]:
+    if where in {node.name for node in lab.topology.nodes}:
+        return lab.node(where).enter()
+    if where in lab.topology.names:
+        return lab.network(where)
+    for pod in lab.running_pods():
+        if where in {pod.name, f"{pod.namespace}/{pod.name}"}:
+            return pod.enter()
+    pods = ", ".join(reach.pod_name(pod) for pod in lab.running_pods()) or "none"
+    _fail(f"there is no {where!r}; machines: {', '.join(lab.topology.names)}; pods: {pods}")
+
+
+@app.command()
+def kill(
+    node: Annotated[str, typer.Argument(help="A node or a router.")],
+    component: Annotated[str, typer.Argument(help="agent, speaker, exabgp, relay, kubelet, node; bgp for a router.")],
+    *,
+    name: Name = "lab",
+) -> None:
+    """Kill one part of a node with SIGKILL; what kept it running starts it again. `node` takes the whole node.
+
+    Example: tortie-lab kill n1 exabgp
+    """
+    lab = _attach(name)
+    try:
+        if node in {router.name for router in lab.topology.routers}:
+            lab.router(node).kill_bgp()
+        else:
+            lab.node(node).kill(component)
+    except (*EXPECTED, KeyError) as problem:
+        _fail(problem if not isinstance(problem, KeyError) else f"no node or router {node!r}: {lab.topology.names}")
+    err.print(f"killed {component} on {node}")
+    again = (
+        f"tortie-lab start {node}{_flag(name)}" if component in {"node", "bgp"} else f"tortie-lab status{_flag(name)}"
+    )
+    _next(f"tortie-lab ping{_flag(name)}", again)
+
+
+@app.command()
+def start(node: Annotated[str, typer.Argument(help="A node or a router.")], *, name: Name = "lab") -> None:
+    """Start a node or a router that was killed.
+
+    Example: tortie-lab start n1
+    """
+    lab = _attach(name)
+    try:
+        if node in {router.name for router in lab.topology.routers}:
+            lab.router(node).stop()
+            lab.router(node).start()
+        else:
+            lab.node(node).start()
+    except (*EXPECTED, KeyError, RuntimeError) as problem:
+        _fail(problem)
+    _next(f"tortie-lab status{_flag(name)}", f"tortie-lab ping{_flag(name)}")
+
+
+@app.command()
+def cut(one: str, other: str, *, name: Name = "lab") -> None:
+    """Pull the cable between two machines: both ends lose their carrier.
+
+    Example: tortie-lab cut spine tor1
+    """
+    lab = _attach(name)
+    try:
+        lab.cut(one, other)
+    except (*EXPECTED, KeyError) as problem:
+        _fail(problem)
+    err.print(f"cut {one} - {other}")
+    _next(f"tortie-lab ping{_flag(name)}", f"tortie-lab heal {one} {other}{_flag(name)}")
+
+
+@app.command()
+def heal(
+    one: Annotated[str, typer.Argument()] = "", other: Annotated[str, typer.Argument()] = "", *, name: Name = "lab"
+) -> None:
+    """Plug a cable in again; without names, every cable that is cut.
+
+    Example: tortie-lab heal spine tor1
+    """
+    lab = _attach(name)
+    try:
+        lab.heal(one, other)
+    except (*EXPECTED, KeyError) as problem:
+        _fail(problem)
+    _next(f"tortie-lab ping{_flag(name)}")
+
+
+@app.command()
+def down(*, name: Name = "lab") -> None:
+    """End every process, remove every namespace and file of a lab. Works after an interrupted `up` too.
+
+    Example: tortie-lab down
+    """
+    found = Lab.remove(name)
+    for line in found:
+        err.print(f"ended {line}", markup=False)
+    err.print(f"lab {name!r} is gone" if found else f"there was no lab {name!r}", markup=False)
+    _next(f"{shlex.join(['tortie-lab', 'up'])}{_flag(name)}")
+
+
+def main() -> None:
+    """Entry point of `tortie-lab`."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
