@@ -3,8 +3,9 @@
 What for: the one question that a pod network has to answer, as a table and as data.
 
 Theory: one prober process for each source, in its network, asks all targets at once; so a whole matrix takes as long
-as its slowest answer. A target is ok when every address that it has answers, of both families; its time is the slowest. One
-lost packet is asked for again once, for this says what is reachable, not what is lost (`Lab.probing` does that).
+as its slowest answer. A target is ok when every address that it has answers, of both families; its time is the
+slowest. A packet that is lost is asked for once more, for this says what is reachable, not what is lost
+(`Lab.probing` does that).
 
 Called by: main, tests.
 """
