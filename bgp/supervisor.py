@@ -96,7 +96,7 @@ class Supervisor:
             for worker in workers:
                 worker.cancel()
             for task in done - {stopped}:
-                task.result()
+                task.result()  # a duty that ends is a bug: let it be seen
 
     # -- orders and events
 
@@ -171,6 +171,8 @@ class Supervisor:
             await self._installed.wait()
             started_s = self._shown_s = time.monotonic()
             status = await self.exabgp.run()
+            if self._stop.is_set():
+                return
             self._shown = None
             self.speaker.exabgp_gone(now_s=time.time(), reason=f"our ExaBGP ended with status {status}")
             quick = quick + 1 if time.monotonic() - started_s < QUICK_DEATH_S else 0
