@@ -62,6 +62,11 @@ class Plan:
         """Nothing to do."""
         return not (self.puts or self.drops)
 
+    @property
+    def drops_pods(self) -> bool:
+        """Whether it takes away the route of a pod."""
+        return any(route.kind is RouteKind.UNICAST and origin(route) is Origin.LOCAL for route in self.drops)
+
     def __str__(self) -> str:
         lines = [f"+ {route}" for route in self.puts] + [f"- {route}" for route in self.drops]
         if self.kept:
@@ -92,6 +97,10 @@ class RouteWriter:
         """Do not trust what is remembered of the kernel."""
         self._standing = None
         self.retry()
+
+    def read(self) -> None:
+        """See what stands, now. Raises OSError."""
+        self._read()
 
     def retry(self) -> None:
         """Let the next plan hold what failed."""

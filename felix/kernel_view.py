@@ -1,0 +1,66 @@
+"""What the agent last saw of the kernel: links, addresses, and the way to each BGP next hop.
+
+Theory: nothing here is remembered longer than the kernel says that nothing changed. An event makes the next turn look
+again; so that a storm of strangers' events does not eat the processor, the next look waits for twenty times what the
+last one cost (5 % of one core at most), `PAUSE_MAX_S` at the utmost.
+
+Invariants: routes are read before links (see `RouteWriter.look_again`), so each route seen has its link seen.
+
+Called by `felix.agent`, from the loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+from felix.calc.views import pod_interfaces
+from felix.kernel.protocols import InterfaceAddress, IPAddress, Link, LinkKernel, NextHop, RouteKernel
+
+PAUSE_MAX_S = 2.0
+COST_SHARE = 20.0
+
+
+class AgentKernel(LinkKernel, RouteKernel, Protocol):
+    """What the agent needs of a kernel."""
+
+
+class KernelView:
+    """Links, addresses, next hops."""
+
+    def __init__(self, kernel: AgentKernel) -> None:
+        self._kernel = kernel
+        self._pods: Mapping[IPAddress, str] = {}
+        self._addresses: frozenset[InterfaceAddress] = frozenset()
+        self._hops: dict[IPAddress, tuple[NextHop, ...]] = {}
+        self.links: tuple[Link, ...] = ()
+        self.pods: Mapping[IPAddress, str] = {}
+        """Addresses of local pods and the interface behind which each lives."""
+        self.addresses: frozenset[IPAddress] = frozenset()
+        """This host's own."""
+
+    def look(self) -> None:
+        """Read links and addresses, forget next hops. Raises OSError."""
+        self.look_at_links()
+        self.addresses = frozenset(entry.address for entry in self._kernel.list_addresses())
+        self._hops = {}
+
+    def look_at_links(self) -> None:
+        """Read the links alone: pods came or went."""
+        self.links = self._kernel.list_links()
+        pods = pod_interfaces(self.links)
+        if pods != self.pods:
+            self.pods = pods
+
+    def hops(self, addresses: Iterable[IPAddress]) -> Mapping[IPAddress, tuple[NextHop, ...]]:
+        """How each is reached, asked of the kernel once after each look."""
+        known = self._hops
+        self._hops = {
+            address: known[address] if address in known else self._kernel.resolve(address) for address in addresses
+        }
+        return self._hops
+
+
+def pause_after_look_s(cost_s: float) -> float:
+    """How long the next look should wait."""
+    return min(PAUSE_MAX_S, cost_s * COST_SHARE)
