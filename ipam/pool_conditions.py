@@ -16,7 +16,7 @@ Called by operator_reconcile with what the watches show; pool_release acts on th
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_network
 
 from crds.errors import BadObject
@@ -60,7 +60,19 @@ def judge_pools(pools: Iterable[IPPool], index: BlockIndex) -> dict[str, PoolVer
         if holder is not None:
             holders.append(holder)
             claimed.update(block.name for block in verdict.blocks)
-    return verdicts
+    return {name: _naming_others(verdict, holders) for name, verdict in verdicts.items()}
+
+
+def _naming_others(verdict: PoolVerdict, holders: Sequence[_Holder]) -> PoolVerdict:
+    """Named is the first by name of all pools in the way: the first met would change with the queue."""
+    if verdict.reason != "CIDROverlap" or verdict.cidr is None:
+        return verdict
+    other = min((holder for holder in holders if _overlap(holder.cidr, verdict.cidr)), key=lambda holder: holder.name)
+    return replace(verdict, message=f"{verdict.cidr} overlaps {other.cidr} of pool {other.name}{other.note}")
+
+
+def _overlap(a: IPNetwork, b: IPNetwork) -> bool:
+    return a.version == b.version and a.overlaps(b)
 
 
 def is_allocatable_now(pool: IPPool) -> bool:
@@ -91,7 +103,7 @@ def _judge(
             name=name, cidr=None, allocatable=False, reason="InvalidSpec", message=str(problem), wants_finalizer=False
         )
         return refused, None
-    other = next((h for h in holders if h.cidr.version == cidr.version and h.cidr.overlaps(cidr)), None)
+    other = next((holder for holder in holders if _overlap(holder.cidr, cidr)), None)
     blocks = () if other else tuple(block for block in index.inside(cidr) if block.name not in claimed)
     reason, message, note = _sentence(pool, problem, other, blocks)
     allocatable = reason == "OK"
@@ -119,7 +131,7 @@ def _sentence(
     if pool.spec.disabled:
         return "PoolDisabled", "spec.disabled is true", ", which is disabled but has blocks in use"
     if other is not None:
-        return "CIDROverlap", f"{pool.spec.cidr} overlaps {other.cidr} of pool {other.name}{other.note}", ""
+        return "CIDROverlap", "", ""  # named when all who hold a range are known
     return "OK", "addresses are given out from this pool", ""
 
 
