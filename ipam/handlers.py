@@ -65,7 +65,7 @@ async def start(settings: kopf.OperatorSettings, memo: Any, **_: Any) -> None:
     settings.posting.enabled = False
     settings.peering.standalone = True
     settings.watching.inactivity_timeout = 70.0
-    settings.watching.server_timeout = 300.0
+    settings.watching.server_timeout = 300  # kopf writes it into the query as it is; the API server refuses "300.0"
     settings.watching.connect_timeout = 5.0
     settings.networking.request_timeout = 30.0
     running: Running = memo.setdefault("running", Running())
