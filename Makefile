@@ -15,9 +15,7 @@ help: ## this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 lab: setup ## a whole fabric on this machine, with pods; shows that it works and leaves it running
-	@$(BIN)/tortie-lab up
-	@$(BIN)/tortie-lab status
-	@$(BIN)/tortie-lab ping
+	@$(BIN)/tortie-lab demo
 
 test: setup _lint ## every check and every test; needs root; what .ci/run runs
 	@$(PYTEST)
