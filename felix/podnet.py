@@ -179,8 +179,14 @@ class PodNet:
             raise
 
     def undo(self, wiring: Wiring) -> None:
-        """Take back an ADD, however far it came."""
-        self._bury(wiring.interface, wiring.addresses)
+        """Take back an ADD, however far it came; a link that somebody else finished is left alone."""
+        link = self._kernel.find_link(wiring.interface)
+        if link is None:
+            return
+        mark = parse_mark(link.alias)
+        unfinished = mark is None and link.group == BUILDING_GROUP
+        if unfinished or (mark is not None and mark.container_id == wiring.container_id):
+            self._bury(wiring.interface, wiring.addresses)
 
     def live(self) -> tuple[LivePod, ...]:
         """All finished pod interfaces: what a restarted agent adopts, and what GC compares with."""
