@@ -17,9 +17,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -35,12 +37,14 @@ from lab.cp_settings import Settings
 from lab.fabric_routers import FabricRouter
 from lab.node import CHECKOUT, LightNode, script
 from lab.pods import NotYet, RunningPod
-from lab.topology import Topology
+from lab.topology import BadTopology, Topology
 
 Json = dict[str, Any]
 Say = Callable[[str], None]
 
 RUN = Path("/run/tortie-lab")
+LAB_NAME = re.compile(r"[a-z][a-z0-9]{0,15}")
+"""No dash: namespaces of lab `a` must never look like those of a lab `a-b`."""
 READY_WITHIN_S = 90.0
 
 
@@ -67,6 +71,8 @@ class Lab:
     @classmethod
     def up(cls, which: str | Topology = "default", *, name: str = "lab", say: Say = lambda _: None) -> Lab:
         """Build a whole lab and return when every node is Ready; on any failure it is taken down again."""
+        if not LAB_NAME.fullmatch(name):
+            raise BadTopology("name", f"is {name!r}; allowed: a letter, then up to 15 letters and digits, lower case")
         chosen = which if isinstance(which, Topology) else topology.load(topology.find(which))
         lab = cls(name, chosen, say)
         if lab.directory.exists() or builder.namespaces(name):
@@ -214,7 +220,8 @@ class Lab:
         kubeconfig = self.control_plane.kubeconfig_for_account("tortie-operator", side=Side.FABRIC)
         environment = {**os.environ, "KUBECONFIG": str(kubeconfig), "PYTHONUNBUFFERED": "1"}
         bounded = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]
-        self.operator.start([*bounded, script("tortie-operator")], environment=environment)
+        keep = [sys.executable, "-m", "lab.keep"]
+        self.operator.start([*bounded, *keep, script("tortie-operator")], environment=environment)
 
     def _boot(self) -> None:
         """Boot every node and wait until Kubernetes calls it Ready."""
