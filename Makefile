@@ -50,11 +50,11 @@ setup: _root ## only the set-up: packages, Python environment, control plane bin
 
 _root:
 	@sh lab/preflight.sh root $(firstword $(MAKECMDGOALS))
-	@$(MAKE) $(STAMP)
+	@$(MAKE) --silent $(STAMP)
 
 _user:
 	@[ -e $(STAMP) ] || sh lab/preflight.sh user
-	@$(MAKE) $(STAMP)
+	@$(MAKE) --silent $(STAMP)
 
 _lint:
 	@$(BIN)/ruff format --check --quiet . || { echo "tortie: not formatted; run $(BIN)/ruff format ." >&2; exit 1; }
