@@ -16,7 +16,7 @@ from typing import Final
 
 from bgp import hearing, wire
 from bgp.decision import Path
-from bgp.sessions import Neighbor
+from bgp.plan import Neighbor
 
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network

@@ -15,7 +15,7 @@ from enum import Enum
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from bgp import wire
-from bgp.sessions import Problem
+from bgp.plan import Problem
 from crds.bgp_kinds import BGPFilter, FilterRule
 
 IPNetwork = IPv4Network | IPv6Network

@@ -14,7 +14,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 from bgp import wire
 from bgp.decision import Path
-from bgp.sessions import Neighbor
+from bgp.plan import Neighbor
 
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network

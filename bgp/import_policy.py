@@ -18,8 +18,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from bgp import wire
 from bgp.filters import Action, Filter
+from bgp.plan import Neighbor
 from bgp.ranges import Ranges
-from bgp.sessions import Neighbor
 
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network

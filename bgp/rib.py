@@ -17,7 +17,7 @@ from types import MappingProxyType
 from bgp import decision, wire
 from bgp.adj_in import AdjIn
 from bgp.import_policy import ImportPolicy, Judge
-from bgp.sessions import Neighbor, Problem
+from bgp.plan import Neighbor, Problem
 
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network

@@ -129,8 +129,8 @@ class BgpLink:
         self._say(wire.Restart(reason=reason))
 
     def synced(self) -> bool:
-        """`rib.synced` by the loop's clock; False as long as no speaker has given a whole table, or the sessions are not all
-        known."""
+        """`rib.synced` by the loop's clock; False as long as no speaker has given a whole table, or the sessions are
+        not all known."""
         return self._wanted.complete and self.rib.synced(self._now_s())
 
     def status(self) -> LinkStatus:
