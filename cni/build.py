@@ -20,27 +20,6 @@ FLAGS = (
     *("-fno-tree-loop-distribute-patterns", "-fno-ident", "-Wall", "-Wextra", "-Werror"),
     *("-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,--gc-sections", "-s"),
 )
-    "-std=c11",
-    "-Os",
-    "-static",
-    "-nostdlib",
-    "-nostartfiles",
-    "-ffreestanding",
-    "-fno-builtin",
-    "-fno-stack-protector",
-    "-fno-pie",
-    "-no-pie",
-    "-fno-asynchronous-unwind-tables",
-    "-fno-tree-loop-distribute-patterns",
-    "-fno-ident",
-    "-Wall",
-    "-Wextra",
-    "-Werror",
-    "-Wl,--build-id=none",
-    "-Wl,-z,noexecstack",
-    "-Wl,--gc-sections",
-    "-s",
-]
 
 
 def build(output: Path = OUTPUT, *, run_dir: str = "") -> Path:
