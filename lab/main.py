@@ -101,7 +101,7 @@ class _Steps:
 
     def __call__(self, text: str) -> None:
         self.count += 1
-        err.print(f"{time.monotonic() - self.began_s:5.1f} s  {self.count:2d}. {text}", markup=False)
+        err.print(f"{time.monotonic() - self.began_s:5.1f} s  {self.count:2d}. {text}", markup=False, soft_wrap=True)
 
 
 def _up(topology: str, name: str) -> Lab:

@@ -287,9 +287,9 @@ def _is_component(process: Process, component: str) -> bool:
     words = " ".join(process.command)
     match component:
         case "exabgp":
-            return "exabgp" in words and "relay" not in words and "supervisor" not in words
+            return "-m exabgp server" in words
         case "relay":
-            return "relay" in words and "exabgp" not in Path(process.command[0]).name
+            return "bgp/relay.py" in words
         case _:
             return False
 
