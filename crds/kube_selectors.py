@@ -17,6 +17,8 @@ _FIELDS_OF = {
     "Pod": frozenset({"spec.nodeName", "status.phase", "spec.serviceAccountName", "spec.hostNetwork"}),
     "Node": frozenset({"spec.unschedulable"}),
     "Secret": frozenset({"type"}),
+    "BlockAffinity": frozenset({"spec.node"}),
+    "CalicoNodeStatus": frozenset({"spec.node"}),
     "Event": frozenset({"reason", "type", "involvedObject.kind", "involvedObject.name", "involvedObject.uid"}),
 }
 _ALWAYS = frozenset({"metadata.name", "metadata.namespace"})
