@@ -24,16 +24,14 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from typing import Protocol
 
-from bgp import wire
 from bgp.import_policy import ImportPolicy
-from bgp.sessions import SessionPlan
-from crds.errors import BadObject
+from bgp.sessions import Problem, SessionPlan
 from crds.values import NodeName
 from felix.bgp_link import BgpLink
 from felix.calc.routes import RouteIndex, RouteInputs, WantedRoutes
+from felix.calc.speech import Speech, node_addresses_of
 from felix.calc.views import PolicyView, cluster_view
 from felix.dataplane.routes import KEEP_ALL, SWEEP_ALL, Origin, RouteWriter
 from felix.kernel.protocols import IPAddress, IPNetwork
@@ -57,6 +55,10 @@ PLAN_LINES_MAX = 20
 class Addresses(Protocol):
     """What the agent asks of IPAM (ipam.node.NodeIPAM)."""
 
+    @property
+    def is_recovered(self) -> bool:
+        """Whether what it says of blocks and exceptions is all there is."""
+
     def see(self, view: ClusterView) -> None:
         """Here is the cluster."""
 
@@ -65,31 +67,6 @@ class Addresses(Protocol):
 
     def exceptions(self) -> frozenset[IPAddress]:
         """Live local addresses that no such block covers."""
-
-
-class Speech(Protocol):
-    """What to tell the speaker, as a function of what is seen (felix.calc.speech)."""
-
-    def plan(self, snapshot: Snapshot, *, own_addresses: frozenset[IPAddress]) -> SessionPlan:
-        """The sessions."""
-
-    def announcements(
-        self,
-        snapshot: Snapshot,
-        *,
-        plan: SessionPlan,
-        blocks: frozenset[IPNetwork],
-        exceptions: frozenset[IPAddress],
-        own_addresses: frozenset[IPAddress],
-    ) -> tuple[wire.RouteGroup, ...]:
-        """The routes."""
-
-
-class Memory(Enum):
-    """Whether IPAM knows its addresses."""
-
-    RECOVERING = "recovering"
-    READY = "ready"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +78,8 @@ class Turn:
     routes: WantedRoutes
     pods: Mapping[IPAddress, str]
     blocks: frozenset[IPNetwork]
+    problems: tuple[Problem, ...]
+    """What in the objects cannot be followed."""
     failures: int
     kept: int
 
@@ -130,12 +109,12 @@ class Agent:
         self._kernel = KernelView(kernel)
         self.writer = RouteWriter(kernel)
         self.followers = followers
-        self.memory = Memory.RECOVERING
         self.last: Turn | None = None
         self.last_turn_s = time.monotonic()
         self.apply_s: Callable[[float], None] = lambda _seconds: None
         """Told how long each turn that wrote took; metrics listen."""
         self._poked = asyncio.Event()
+        self._told_problems: frozenset[Problem] = frozenset()
         self._look_due = True
         self._look_after_s = 0.0
         self._look_timer: asyncio.TimerHandle | None = None
@@ -145,6 +124,11 @@ class Agent:
         self._retry_s = RETRY_FIRST_S
         self._retry_timer: asyncio.TimerHandle | None = None
         self._gate_failures = 0
+
+    @property
+    def pod_mtu(self) -> int:
+        """For pods whose configuration names none, in bytes."""
+        return self._kernel.pod_mtu
 
     # pokes: cheap, from the loop's thread, any number of times
 
@@ -217,7 +201,7 @@ class Agent:
             self._addresses.see(cluster_view(snapshot, node=self._node))
             self._shown = snapshot
         blocks = self._addresses.blocks()
-        plan = self._speak(snapshot, blocks=blocks)
+        plan, problems = self._speak(snapshot, blocks=blocks)
         wanted = self._wanted(snapshot, blocks=blocks)
         failures, kept = self._program(snapshot, wanted)
         self.last = Turn(
@@ -226,6 +210,7 @@ class Agent:
             routes=wanted,
             pods=self._kernel.pods,
             blocks=blocks,
+            problems=problems,
             failures=failures,
             kept=kept,
         )
@@ -254,14 +239,21 @@ class Agent:
         ended_s = time.monotonic()
         self._look_after_s = ended_s + pause_after_look_s(ended_s - started_s)
 
-    def _speak(self, snapshot: Snapshot, *, blocks: frozenset[IPNetwork]) -> SessionPlan:
-        own = self._kernel.addresses
-        plan = self._speech.plan(snapshot, own_addresses=own)
-        routes = self._speech.announcements(
-            snapshot, plan=plan, blocks=blocks, exceptions=self._addresses.exceptions(), own_addresses=own
+    def _speak(self, snapshot: Snapshot, *, blocks: frozenset[IPNetwork]) -> tuple[SessionPlan, tuple[Problem, ...]]:
+        plan = self._speech.plan(snapshot)
+        told = self._speech.advertisement(
+            snapshot,
+            blocks=blocks,
+            exceptions=self._addresses.exceptions(),
+            on_loopback=self._kernel.on_loopback,
         )
-        self._link.want(plan, routes, own_addresses=own, complete=self._knows(snapshot))
-        return plan
+        self._link.want(plan, told.routes, own_addresses=self._kernel.addresses, complete=self._knows(snapshot))
+        problems = plan.problems + told.problems + self._policies.problems(snapshot) + self._link.rib.problems()
+        for problem in problems:
+            if problem not in self._told_problems:
+                log.warning('object not followed problem="%s"', problem)
+        self._told_problems = frozenset(problems)
+        return plan, problems
 
     def policy(self, snapshot: Snapshot, *, blocks: frozenset[IPNetwork]) -> ImportPolicy:
         """What may be imported now."""
@@ -283,21 +275,11 @@ class Agent:
         )
 
     def _sources(self, snapshot: Snapshot) -> Mapping[int, IPAddress]:
-        node = snapshot.nodes.get(self._node)
-        if node is None:
-            return {}
-        try:
-            found = {family: node.internal_ip(family) for family in (4, 6)}
-        except BadObject:  # told by the session plan
-            return {}
-        return {
-            family: address
-            for family, address in found.items()
-            if address is not None and address in self._kernel.addresses
-        }
+        known = node_addresses_of(snapshot, node=self._node)
+        return {address.version: address for address in known & self._kernel.addresses}
 
     def _knows(self, snapshot: Snapshot) -> bool:
-        return snapshot.sync is Sync.COMPLETE and self.memory is Memory.READY
+        return snapshot.sync is Sync.COMPLETE and self._addresses.is_recovered
 
     def _sweep(self, snapshot: Snapshot) -> frozenset[Origin]:
         if not self._knows(snapshot):

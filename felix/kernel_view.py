@@ -14,9 +14,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from felix.calc.views import pod_interfaces
-from felix.kernel.protocols import InterfaceAddress, IPAddress, Link, LinkKernel, NextHop, RouteKernel
+from felix.calc.views import MTU_DEFAULT, pod_interfaces, pod_mtu
+from felix.kernel.protocols import IPAddress, Link, LinkKernel, NextHop, RouteKernel
 
+LOOPBACK = "lo"
 PAUSE_MAX_S = 2.0
 COST_SHARE = 20.0
 
@@ -30,19 +31,24 @@ class KernelView:
 
     def __init__(self, kernel: AgentKernel) -> None:
         self._kernel = kernel
-        self._pods: Mapping[IPAddress, str] = {}
-        self._addresses: frozenset[InterfaceAddress] = frozenset()
         self._hops: dict[IPAddress, tuple[NextHop, ...]] = {}
         self.links: tuple[Link, ...] = ()
         self.pods: Mapping[IPAddress, str] = {}
         """Addresses of local pods and the interface behind which each lives."""
         self.addresses: frozenset[IPAddress] = frozenset()
         """This host's own."""
+        self.pod_mtu = MTU_DEFAULT
+        """What pods may send at once, in bytes."""
+        self.on_loopback: frozenset[IPAddress] = frozenset()
+        """Those that sit on the loopback interface: no router knows them by itself."""
 
     def look(self) -> None:
         """Read links and addresses, forget next hops. Raises OSError."""
         self.look_at_links()
-        self.addresses = frozenset(entry.address for entry in self._kernel.list_addresses())
+        entries = self._kernel.list_addresses()
+        self.pod_mtu = pod_mtu(self.links, entries)
+        self.addresses = frozenset(entry.address for entry in entries)
+        self.on_loopback = frozenset(entry.address for entry in entries if entry.device == LOOPBACK)
         self._hops = {}
 
     def look_at_links(self) -> None:

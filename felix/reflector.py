@@ -61,6 +61,7 @@ class Reflector(Generic[R]):
         self.kind = kind
         self.synced = False
         self.failing = ""
+        self.lists = 0
         self.heard_s = 0.0
         """Loop time of the last sign of life from the server."""
         self._store = store
@@ -117,6 +118,7 @@ class Reflector(Generic[R]):
         listing = await self._store.list(self.kind, namespace=self._namespace)
         fresh = {item.key(): item for item in listing.items}
         self._version = listing.resource_version
+        self.lists += 1
         self._alive()
         self._tell_unreadable(listing.unreadable)
         gone = [key for key in self._objects if key not in fresh]

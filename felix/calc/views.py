@@ -21,13 +21,15 @@ from crds.errors import BadObject
 from crds.pools import IPPool
 from crds.values import NodeName
 from felix.kernel.names import DEAD_GROUP, POD_PREFIX, parse_mark
-from felix.kernel.protocols import IPAddress, IPNetwork, Link, LinkState
+from felix.kernel.protocols import InterfaceAddress, IPAddress, IPNetwork, Link, LinkState
 from felix.snapshot import Snapshot
 from felix.snapshot import Sync as SnapshotSync
 from ipam.view import ClusterView
 from ipam.view import Sync as ViewSync
 
 T = TypeVar("T")
+
+MTU_DEFAULT = 1500
 
 
 class Same(Generic[T]):
@@ -77,6 +79,18 @@ def pod_interfaces(links: Iterable[Link]) -> Mapping[IPAddress, str]:
             if mark is not None:
                 found.update(dict.fromkeys(mark.addresses, link.name))
     return found
+
+
+def pod_mtu(links: Iterable[Link], addresses: Iterable[InterfaceAddress]) -> int:
+    """The smallest MTU of the interfaces that this host speaks from: nothing is encapsulated, so nothing is taken off
+    for headers. Interfaces of pods and loopback do not count."""
+    speaking = {entry.device for entry in addresses if not entry.address.is_link_local}
+    found = [
+        link.mtu
+        for link in links
+        if link.name in speaking and link.name != "lo" and not link.name.startswith(POD_PREFIX) and link.mtu > 0
+    ]
+    return min(found, default=MTU_DEFAULT)
 
 
 def pool_nets(pools: Mapping[str, IPPool]) -> frozenset[IPNetwork]:

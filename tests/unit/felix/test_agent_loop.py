@@ -12,19 +12,20 @@ from random import Random
 import pytest
 
 from bgp import wire
-from bgp.sessions import Neighbor, PeerKind, SessionPlan
+from crds.bgp_kinds import BGPPeer, BGPPeerSpec
 from crds.core import Node, NodeAddress, NodeStatus
 from crds.fake_store import FakeStore
 from crds.meta import ObjectMeta
 from crds.pools import IPPool, IPPoolSpec
 from crds.values import NodeName
-from felix.agent import GIVE_UP_AFTER, Agent, Memory
+from felix.agent import GIVE_UP_AFTER, Agent
 from felix.bgp_link import BgpLink
+from felix.calc.speech import Speech
 from felix.kernel.fake import FakeKernel
 from felix.kernel.names import PodMark
 from felix.kernel.protocols import IPAddress, IPNetwork, LinkState, NextHop, Route, RouteKind, SetLink
 from felix.reflector import Pace
-from felix.snapshot import Snapshot, Sync
+from felix.snapshot import Sync
 from felix.watches import Watches
 from ipam.view import ClusterView
 
@@ -39,23 +40,7 @@ FAR = Route(
     source=IPv4Address("192.0.2.10"),
 )
 STRANGER = Route(dst=ip_network("10.0.9.0/26"), next_hops=(NextHop(gateway=TOR, device="eth0"),), proto=3, metric=1024)
-TOR_ID = wire.NeighborId("192.0.2.1")
-SESSIONS = SessionPlan(
-    neighbors=(
-        Neighbor(
-            session=wire.Session(
-                id=TOR_ID,
-                name="tor",
-                peer_as=65001,
-                local_as=65010,
-                router_id="192.0.2.10",
-                families=(wire.Family.IPV4,),
-            ),
-            kind=PeerKind.GLOBAL,
-            source="BGPPeer tor",
-        ),
-    )
-)
+TOR_ID = wire.NeighborId("192.0.2.1", "192.0.2.10")
 
 
 class Known:
@@ -64,6 +49,7 @@ class Known:
     def __init__(self) -> None:
         self.views: list[ClusterView] = []
         self.own: frozenset[IPNetwork] = frozenset()
+        self.is_recovered = False
 
     def see(self, view: ClusterView) -> None:
         self.views.append(view)
@@ -75,14 +61,7 @@ class Known:
         return frozenset()
 
 
-class OneTor:
-    """Speech with one session."""
-
-    def plan(self, snapshot: Snapshot, *, own_addresses: frozenset[IPAddress]) -> SessionPlan:
-        return SESSIONS
-
-    def announcements(self, snapshot: Snapshot, **_seen: object) -> tuple[wire.RouteGroup, ...]:
-        return ()
+PEER = BGPPeer(metadata=ObjectMeta(name="tor"), spec=BGPPeerSpec(peer_ip=str(TOR), as_number=65001))
 
 
 class World:
@@ -95,6 +74,7 @@ class World:
                 status=NodeStatus(addresses=(NodeAddress(type="InternalIP", address="192.0.2.10"),)),
             ),
             IPPool(metadata=ObjectMeta(name="pool"), spec=IPPoolSpec(cidr="10.0.0.0/16")),
+            PEER,
         )
         self.kernel = FakeKernel()
         self.kernel.add_link("eth0")
@@ -107,16 +87,19 @@ class World:
     def boot(self) -> None:
         """A new agent process: no memory."""
         pace = Pace(shortest_s=0.001, longest_s=0.01)
-        self.watches = Watches(self.store, node=HERE, on_change=lambda: self.agent.poke(), rng=Random(1), pace=pace)
-        self.link = BgpLink(self.run_dir / "bgp.sock", on_change=lambda: self.agent.poke(), hold_s=0.0)
+        self.watches = Watches(self.store, node=HERE, on_change=self._poke, rng=Random(1), pace=pace)
+        self.link = BgpLink(self.run_dir / "bgp.sock", on_change=self._poke, hold_s=0.0)
         self.agent = Agent(
             node=HERE,
             watches=self.watches,
             addresses=self.known,
             link=self.link,
-            speech=OneTor(),
+            speech=Speech(node=HERE),
             kernel=self.kernel,
         )
+
+    def _poke(self) -> None:
+        self.agent.poke()
 
     def ours(self) -> frozenset[Route]:
         return self.kernel.list_routes(protos=frozenset({80}))
@@ -167,7 +150,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 async def test_an_own_block_gets_its_blackhole_and_what_the_tor_tells_a_route(world: World) -> None:
     world.known.own = frozenset({BLOCK})
-    world.agent.memory = Memory.READY
+    world.known.is_recovered = True
     world.agent.turn()
     world.hear("10.0.1.0/26", "203.0.113.0/24")
     turn = world.agent.turn()
@@ -184,7 +167,7 @@ async def test_before_all_sources_are_known_nothing_is_swept(world: World) -> No
     world.agent.turn()
     assert world.ours() == everything, "IPAM has not recovered yet"
     world.known.own = frozenset({BLOCK})
-    world.agent.memory = Memory.READY
+    world.known.is_recovered = True
     assert world.agent.turn().kept == 1
     assert world.ours() == {pod, HOLE, FAR}, "local routes are swept, BGP's wait for the RIB"
     world.hear()
@@ -194,7 +177,7 @@ async def test_before_all_sources_are_known_nothing_is_swept(world: World) -> No
 
 async def test_a_new_process_writes_nothing_that_stands_already(world: World) -> None:
     world.known.own = frozenset({BLOCK})
-    world.agent.memory = Memory.READY
+    world.known.is_recovered = True
     world.agent.turn()
     world.hear("10.0.1.0/26")
     world.agent.turn()
@@ -203,7 +186,7 @@ async def test_a_new_process_writes_nothing_that_stands_already(world: World) ->
     task = await world.sync()
     world.agent.turn()
     assert world.ours() == before
-    world.agent.memory = Memory.READY
+    world.known.is_recovered = True
     world.hear("10.0.1.0/26")
     world.agent.turn()
     assert world.ours() == before
@@ -213,7 +196,7 @@ async def test_a_new_process_writes_nothing_that_stands_already(world: World) ->
 
 async def test_an_api_server_that_goes_away_takes_nothing_away(world: World) -> None:
     world.known.own = frozenset({BLOCK})
-    world.agent.memory = Memory.READY
+    world.known.is_recovered = True
     world.agent.turn()
     world.store.go_away()
     await asyncio.sleep(0)
@@ -222,7 +205,7 @@ async def test_an_api_server_that_goes_away_takes_nothing_away(world: World) -> 
 
 
 async def test_the_route_of_a_pod_that_came_a_moment_ago_is_not_taken_for_an_old_one(world: World) -> None:
-    world.agent.memory = Memory.READY
+    world.known.is_recovered = True
     first = world.add_pod("1", "10.0.0.5")
     world.kernel.put_routes([first])
     world.agent.turn()
@@ -236,7 +219,7 @@ async def test_the_route_of_a_pod_that_came_a_moment_ago_is_not_taken_for_an_old
 
 
 async def test_a_next_hop_is_resolved_anew_when_the_kernel_changes(world: World) -> None:
-    world.agent.memory = Memory.READY
+    world.known.is_recovered = True
     world.agent.turn()
     world.hear("10.0.1.0/26")
     world.agent.turn()

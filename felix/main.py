@@ -1,0 +1,343 @@
+"""`tortie-agent`: puts the parts together, starts them in order, ends them in order.
+
+Order of a start, and why:
+
+    kernel prepared        forwarding on, neighbour guard in place; what cannot be done is said in one sentence
+    speaker's socket       early: while the agent was away the speaker kept announcing, it is told "not complete"
+    watches, IPAM          nothing is swept and nothing withdrawn before both know all
+    CNI socket             only when an ADD can be answered: until then the shim itself says "try again later"
+    conflist and shim      last: their being there is what makes a runtime call the node's network ready
+
+On SIGTERM doors close first, what IPAM owes the API is written if that takes less than `FLUSH_S`, and routes, blocks
+and pods stay exactly as they are: the next agent adopts them.
+
+This is the only file that picks the real kernel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import gc
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from ipaddress import ip_address
+from pathlib import Path
+from random import Random
+from urllib.parse import urlsplit
+
+from cni.build import OUTPUT as BUILT_PROGRAM
+from cni.conflist import NETWORK, REPAIR_EVERY_S, Installed, chain, render
+from crds.credentials import from_environment
+from crds.errors import BadObject
+from crds.http_store import HttpStore
+from felix.agent import Agent
+from felix.bgp_link import BgpLink
+from felix.calc.speech import Speech
+from felix.cni_attach import Added, Attachments, Deleted, Hooks
+from felix.cni_server import CniServer
+from felix.health import Health, watchdog
+from felix.kernel.events import NetlinkEvents
+from felix.kernel.netlink import NetlinkKernel
+from felix.kernel.protocols import IPAddress
+from felix.metrics import AgentMetrics, Sources
+from felix.node_status import NodeStatusReporter, Seen
+from felix.pod_notes import PodNotes
+from felix.pod_watch import PodWatch
+from felix.podnet import PodNet
+from felix.podnet_reaper import Reaper
+from felix.settings import Settings, parse, set_up_logging
+from felix.snapshot import Snapshot, Sync
+from felix.watches import Watches
+from ipam.clock import SystemClock
+from ipam.journal import Journal, JournalInUse
+from ipam.node import NodeIPAM
+
+log = logging.getLogger(__name__)
+
+FLUSH_S = 3.0
+EXIT_CANNOT_START = 1
+"""A sentence on standard error says why."""
+
+
+class CannotStart(Exception):
+    """`str()` is the sentence."""
+
+
+class Process:
+    """All parts of one agent."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        rng = Random()
+        credentials = from_environment()
+        self.kernel = NetlinkKernel()
+        self.events = NetlinkEvents(own_port=self.kernel.port)
+        self.journal = Journal(state_dir=settings.state_dir, run_dir=settings.run_dir)
+        self.store = HttpStore(credentials, user_agent=f"tortie-agent/{settings.node}")
+        self.watches = Watches(self.store, node=settings.node, on_change=self._poke, rng=rng)
+        self.ipam = NodeIPAM(
+            node=settings.node,
+            store=self.store,
+            journal=self.journal,
+            clock=SystemClock(),
+            network=NETWORK,
+            on_change=self._ipam_changed,
+        )
+        self.link = BgpLink(
+            settings.run_dir / "bgp.sock", on_change=self._poke, speaker_uid=settings.speaker_uid, hold_s=0.002
+        )
+        self.agent = Agent(
+            node=settings.node,
+            watches=self.watches,
+            addresses=self.ipam,
+            link=self.link,
+            speech=Speech(node=settings.node),
+            kernel=self.kernel,
+            api_addresses=_host_addresses(credentials.server),
+        )
+        self.podnet = PodNet(self.kernel)
+        self.reaper = Reaper(self.kernel)
+        self.notes = PodNotes(self.store, own_pods=lambda: self.watches.snapshot().own_pods)
+        self.attachments = Attachments(
+            ipam=self.ipam,
+            podnet=self.podnet,
+            reaper=self.reaper,
+            pods=PodWatch(self.watches),
+            hooks=Hooks(on_added=self._added, on_deleted=self._deleted),
+            mtu=lambda: self.agent.pod_mtu,
+        )
+        self.cni = CniServer(self.attachments, run_dir=settings.run_dir, not_ready=self._not_ready)
+        self.reporter = NodeStatusReporter(
+            self.store, node=settings.node, seen=self._seen, now=lambda: datetime.now(UTC), rng=rng
+        )
+        metrics = AgentMetrics(Sources(agent=self.agent, watches=self.watches, link=self.link, notes=self.notes))
+        self.health = Health(
+            waiting_for=self._waiting_for, last_turn_s=lambda: self.agent.last_turn_s, metrics=metrics.page
+        )
+        self._blocks = self.ipam.blocks()
+        self._doors_open = False
+        self._ready = asyncio.Event()
+        self.agent.followers = (self.notes.follow, self._followed)
+
+    # who tells whom
+
+    def _poke(self) -> None:
+        self.agent.poke()
+
+    def _ipam_changed(self) -> None:
+        """At once when a block came or went; an address more or less may wait until a burst of ADDs is over."""
+        blocks = self.ipam.blocks()
+        if blocks != self._blocks:
+            self._blocks = blocks
+            self.agent.poke()
+        else:
+            self.agent.pods_changed()
+
+    def _added(self, added: Added) -> None:
+        self.agent.pods_changed()
+        if added.pod:
+            key = f"{added.namespace}/{added.pod}"
+            self.notes.added(key, uid=added.pod_uid, container_id=added.container_id, addresses=added.addresses)
+
+    def _deleted(self, deleted: Deleted) -> None:
+        self.agent.pods_changed()
+        self.notes.deleted(container_id=deleted.container_id)
+
+    def _followed(self, _turn: object) -> None:
+        if not self._ready.is_set() and self.watches.snapshot().sync is Sync.COMPLETE and self.ipam.is_recovered:
+            self._ready.set()
+
+    def _waiting_for(self) -> tuple[str, ...]:
+        reasons = [f"a list of {missing}" for missing in self.watches.missing()]
+        if not self.ipam.is_recovered:
+            reasons.append(self.ipam.closed())
+        if not reasons and not self._doors_open:
+            reasons.append("the CNI socket")
+        return tuple(reasons)
+
+    def _not_ready(self) -> str:
+        """For the CNI server: only what makes ADDs impossible, not what makes one of them wait."""
+        missing = self.watches.missing()
+        if missing:
+            return f"the agent has not read the cluster's {', '.join(missing)} yet"
+        return ""
+
+    def _seen(self) -> Seen | None:
+        turn = self.agent.last
+        if turn is None:
+            return None
+        return Seen(
+            turn=turn,
+            link=self.link.status(),
+            standing=tuple(self.agent.writer.standing.values()),
+            best=self.link.rib.best(self.agent.policy(turn.snapshot, blocks=turn.blocks)),
+            refused=self.link.rib.refused(),
+        )
+
+    # life
+
+    async def run(self) -> None:
+        """Until SIGTERM, SIGINT, or something ends that must not."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        try:
+            await self._start()
+            async with asyncio.TaskGroup() as group:
+                for work in (
+                    watchdog(),
+                    self.watches.run(),
+                    self.agent.run(),
+                    self.ipam.run(),
+                    self.reaper.run(),
+                    self.reporter.run(),
+                    self._open_doors(),
+                ):
+                    group.create_task(work)
+                await stop.wait()
+                log.info("stopping; routes and pods stay as they are")
+                raise _Stop
+        except* _Stop:
+            pass
+        finally:
+            await self._stop()
+
+    async def _start(self) -> None:
+        _prepare(self.kernel.prepare_host, "turn on IP forwarding (is /proc/sys/net mounted writable?)")
+        _prepare(self.kernel.guard_neighbours, "guard the neighbour table with nftables (is nf_tables there?)")
+        try:
+            debris = self.reaper.clear_debris()
+        except RuntimeError as error:
+            raise CannotStart(str(error)) from error
+        live = {address: pod.interface for pod in self.podnet.live() for address in pod.mark.addresses}
+        log.info("start node=%s pods=%d debris=%d", self.settings.node, len(live), debris)
+        self.events.start(self.agent.kernel_changed)
+        await self.link.start()
+        await self._serve_health()
+        await self.ipam.recover(kernel_addresses=live)
+
+    async def _serve_health(self) -> None:
+        address, port = self.settings.health_address, self.settings.health_port
+        try:
+            await self.health.start(address=address, port=port)
+        except OSError as error:
+            raise CannotStart(f"cannot serve health on {address} port {port}: {error.strerror}") from error
+
+    async def _open_doors(self) -> None:
+        await self._ready.wait()
+        await self.attachments.sweep(network=NETWORK)
+        await self.cni.start()
+        self._doors_open = True
+        _settle_memory()
+        log.info("ready node=%s blocks=%s", self.settings.node, ",".join(map(str, self.ipam.blocks())) or "none")
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.cni.run())
+            group.create_task(self._keep_installed())
+
+    async def _keep_installed(self) -> None:
+        """The two files on the host, now and whenever somebody takes them away."""
+        installed: Installed | None = None
+        families: tuple[int, ...] = ()
+        while True:
+            wanted = _families(self.watches.snapshot())
+            if wanted != families or installed is None:
+                families = wanted
+                installed = await asyncio.to_thread(self._files, families)
+            try:
+                repaired = installed.ensure()
+            except OSError as error:
+                log.warning('cannot install error="%s"', error)
+            else:
+                for path in repaired:
+                    log.info("installed path=%s", path)
+            await asyncio.sleep(REPAIR_EVERY_S)
+
+    def _files(self, families: tuple[int, ...]) -> Installed:
+        settings = self.settings
+        version, chained = chain(settings.cni_bin_dir)
+        return Installed(
+            conf_dir=settings.cni_conf_dir,
+            bin_dir=settings.cni_bin_dir,
+            program=settings.cni_program or _program(),
+            text=render(version=version, mtu=0, families=families, chained=chained),
+        )
+
+    async def _stop(self) -> None:
+        await self.cni.stop()
+        await self.link.stop()
+        await self.notes.stop()
+        if self.ipam.is_recovered and not self.ipam.is_flushed:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(FLUSH_S):
+                    await self.ipam.turn()
+        await self.health.stop()
+        self.events.close()
+        await self.store.close()
+        self.journal.close()
+        self.kernel.close()
+
+
+class _Stop(Exception):
+    """Asked to end."""
+
+
+def _prepare(step: Callable[[], None], what: str) -> None:
+    try:
+        step()
+    except OSError as error:
+        raise CannotStart(f"cannot {what}: {error}") from error
+
+
+def _families(snapshot: Snapshot) -> tuple[int, ...]:
+    """What pods get when nothing else is said: an address of each family that has a pool; IPv4 if there is none."""
+    found = {6 if ":" in pool.spec.cidr else 4 for pool in snapshot.pools.values() if not pool.spec.disabled}
+    return tuple(sorted(found)) or (4,)
+
+
+def _program() -> Path:
+    """The shim: shipped inside the package, or built beside a checkout."""
+    shipped = Path(__file__).resolve().parent.parent / "cni" / "tortie-cni"
+    return shipped if shipped.exists() else BUILT_PROGRAM
+
+
+def _host_addresses(server: str) -> frozenset[IPAddress]:
+    """The API server's address, where the URL names one: no BGP route may ever lead it elsewhere."""
+    try:
+        return frozenset({ip_address(urlsplit(server).hostname or "")})
+    except ValueError:
+        return frozenset()
+
+
+def _settle_memory() -> None:
+    """What the first lists made lives long: out of the garbage collector's sight, and freed pages back to the
+    kernel (glibc keeps them otherwise)."""
+    gc.collect()
+    gc.freeze()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+async def _serve(settings: Settings) -> None:
+    await Process(settings).run()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command."""
+    settings = parse(argv)
+    set_up_logging(settings.log_level)
+    try:
+        asyncio.run(_serve(settings))
+    except (CannotStart, JournalInUse, BadObject) as error:
+        log.error("cannot start: %s", error)
+        return EXIT_CANNOT_START
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
