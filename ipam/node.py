@@ -351,6 +351,12 @@ class NodeIPAM:
         return self._holdings.ledger.by_handle()
 
     @property
+    def is_recovered(self) -> bool:
+        """Whether blocks(), exceptions() and allocations() are all there is: not before the first recovery, nor while
+        a journal in doubt is rebuilt."""
+        return self._recovered
+
+    @property
     def is_flushed(self) -> bool:
         """The API shows everything that the journal holds."""
         return not self._holdings.ledger.freed and not any(own.is_dirty for own in self._holdings.own.values())
