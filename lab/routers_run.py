@@ -39,10 +39,10 @@ _ANSWER_EVERY_S = 0.05
 
 _LAY_OVER = """
 set -e
-mount --bind "$1/run" /run
 mount --bind "$1/tmp" /var/tmp
 mount -t overlay -o "ro,lowerdir=$2/usr:/usr" overlay /usr
 mount -t overlay -o "ro,lowerdir=$1/etc:$2/etc:/etc" overlay /etc
+mount --bind "$1/run" /run  # last: the router's own directory may lie below /run
 shift 2
 exec "$@"
 """
