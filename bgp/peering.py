@@ -27,7 +27,7 @@ from crds.values import parse_duration
 IPAddress = IPv4Address | IPv6Address
 PASSWORD_MAX_BYTES: Final = 80
 _V4_PORT = re.compile(r"([0-9.]+):([0-9]{1,5})", re.ASCII)
-_V6_PORT = re.compile(r"\[([0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]{1,15})?)\](?::([0-9]{1,5}))?", re.ASCII)
+_V6_PORT = re.compile(r"\[(?=[^\]]*:)([0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]{1,15})?)\](?::([0-9]{1,5}))?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +133,9 @@ def _versions(spec: BGPPeerSpec) -> tuple[int, ...]:
     return (parse_peer_ip(spec.peer_ip)[0].version,) if spec.peer_ip else (4, 6)
 
 
-def _neighbor(peer: BGPPeer, remote: Remote, *, here: NodeFacts, local_as: int, secrets: Mapping[str, Secret]) -> Neighbor:
+def _neighbor(
+    peer: BGPPeer, remote: Remote, *, here: NodeFacts, local_as: int, secrets: Mapping[str, Secret]
+) -> Neighbor:
     spec = peer.spec
     version = remote.address.version
     local = "" if spec.source_address == "None" or remote.interface else str(here.address(version) or "")
