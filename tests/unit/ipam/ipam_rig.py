@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
@@ -137,6 +138,10 @@ class Rig:
             )
         )
 
+    async def gone(self, pod: str) -> None:
+        """The kubelet has finished with a pod."""
+        await self.store.delete(Pod, pod, namespace="default", grace_period_s=0)
+
     async def only_block(self) -> IPAMBlock:
         blocks = (await self.store.list(IPAMBlock)).items
         assert len(blocks) == 1
@@ -151,3 +156,16 @@ class Rig:
 def crash(node: NodeIPAM) -> None:
     """The process is gone: nothing is committed any more, locks and memory vanish."""
     node.journal.close()
+
+
+def refuse_commits(journal: Journal) -> None:
+    """Let SQLite itself refuse every COMMIT from now on, as it does on a full disk."""
+
+    def authorize(action: int, what: str | None, *_: object) -> int:
+        return sqlite3.SQLITE_DENY if action == _TRANSACTION and what == "COMMIT" else sqlite3.SQLITE_OK
+
+    journal._db.set_authorizer(authorize)
+
+
+_TRANSACTION = 22
+"""SQLITE_TRANSACTION, an authorizer's action code; the module does not name it."""
