@@ -24,8 +24,14 @@ def _calls_and_attributes() -> list[tuple[str, str]]:
 
 
 def test_only_eventually_waits() -> None:
-    """A sleep is too short on a busy machine and too long on an idle one."""
-    assert not [place for name, place in _calls_and_attributes() if name == "sleep"]
+    """A sleep is too short on a busy machine and too long on an idle one. `sleep(0)` only gives way to the loop."""
+    giving_way = {
+        shown(path, node.lineno)
+        for path in python_files(below=("tests",))
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Call) and [ast.unparse(argument) for argument in node.args] == ["0"]
+    }
+    assert not [place for name, place in _calls_and_attributes() if name == "sleep" and place not in giving_way]
 
 
 def test_nothing_is_skipped() -> None:
