@@ -1,8 +1,9 @@
 """The one place in the tests that waits.
 
 A test that needs something to become true says so with :func:`eventually`, or inside an event loop with
-`await` :func:`eventually_async`; nothing else in the tests sleeps. The condition is polled, the last failure is shown when time runs out, and a condition that raises
-`AssertionError` (or an `Exception` named in `retry_on`) counts as "not yet".
+`await` :func:`eventually_async`; nothing else in the tests sleeps. The condition is polled, the last failure is
+shown when time runs out, and a condition that raises `AssertionError` (or an `Exception` named in `retry_on`) counts
+as "not yet".
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ def eventually(
 ) -> T:
     """Return the first truthy result of `condition`; fail with its last outcome after `within_s` seconds."""
     deadline_s = time.monotonic() + within_s
+    not_yet: tuple[type[Exception], ...] = (AssertionError, *retry_on)
     last: object = None
     while True:
         try:
@@ -32,7 +34,7 @@ def eventually(
             if result:
                 return result
             last = result
-        except (AssertionError, *retry_on) as error:
+        except not_yet as error:
             last = error
         if time.monotonic() >= deadline_s:
             raise AssertionError(f"not within {within_s} s: {what or condition}; last outcome: {last!r}")
