@@ -13,6 +13,7 @@ Called by node (recover) and claims (when a block comes or comes back).
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 
 from crds.core import Pod
 from crds.values import HandleID, NodeName
@@ -86,9 +87,14 @@ def adopt_kernel(
 ) -> tuple[IPAddress, ...]:
     """Take into the ledger the addresses that the kernel has on pod interfaces and nobody else knows of."""
     owners = {address: pod for pod in pods for address in pod.addresses}
+    freed = {row.address: row for row in sorted(ledger.freed.values(), key=lambda row: row.at_s)}
     found = []
     for address in kernel:
         if address in ledger.held:
+            continue
+        found.append(address)
+        if address in freed:  # a DEL that was cut short; it will be repeated and must find its handle
+            ledger.put(replace(freed[address], state=RowState.HELD))
             continue
         pod = owners.get(address)
         attributes = {"node": str(node)}
@@ -98,5 +104,4 @@ def adopt_kernel(
             if container := pod.metadata.annotations.get(CONTAINER_ID):
                 handle = HandleID(f"{network}.{container}")
         ledger.put(Row(address, handle, attributes_of(attributes), 0, RowState.HELD, now_s))
-        found.append(address)
     return tuple(found)
