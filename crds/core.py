@@ -118,7 +118,7 @@ class Node(Resource, frozen=True, kw_only=True):
         key = NODE_ADDRESS[family]
         if text := self.metadata.annotations.get(key):
             try:
-                found = ip_interface(text).ip
+                found = ip_interface("" if "%" in text else text).ip
             except ValueError:
                 raise BadObject(f"metadata.annotations[{key}]", f"must be an IP address, is {text!r}") from None
             if found.version != family:
@@ -307,6 +307,8 @@ def _addresses(texts: list[str]) -> tuple[IPAddress, ...]:
     """Addresses out of texts with or without a prefix length; blank and unreadable ones are left out."""
     found = []
     for text in texts:
+        if "%" in text:  # Python takes any text, newlines too, as the zone of an IPv6 address
+            continue
         try:
             found.append(ip_address(text.strip().split("/")[0]))
         except ValueError:

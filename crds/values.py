@@ -116,7 +116,7 @@ def parse_reservation(reservation: IPReservation) -> tuple[IPNetwork, ...]:
     for index, text in enumerate(reservation.spec.reserved_cidrs):
         field = f"spec.reservedCIDRs[{index}]"
         try:
-            found.append(ip_network(text, strict=False))
+            found.append(ip_network(_unscoped(text), strict=False))
         except ValueError:
             raise BadObject(field, f"must be an IP address or CIDR, is {text!r}") from None
     return tuple(found)
@@ -125,7 +125,7 @@ def parse_reservation(reservation: IPReservation) -> tuple[IPNetwork, ...]:
 def parse_network(text: str, *, field: str) -> IPNetwork:
     """A CIDR with no host bits set."""
     try:
-        loose = ip_network(text, strict=False)
+        loose = ip_network(_unscoped(text), strict=False)
     except ValueError:
         raise BadObject(field, f"must be a CIDR such as 10.1.0.0/16 or fd00:1::/48, is {text!r}") from None
     if "/" not in text:
@@ -136,9 +136,16 @@ def parse_network(text: str, *, field: str) -> IPNetwork:
         raise BadObject(field, f"must be masked: {loose} instead of {text!r}") from None
 
 
+def _unscoped(text: str) -> str:
+    """Python takes any text, newlines too, as the zone of an IPv6 address; an API field never has one."""
+    if "%" in text:
+        raise ValueError("a zone")
+    return text
+
+
 def parse_address(text: str, *, field: str) -> IPAddress:
     try:
-        return ip_address(text)
+        return ip_address(_unscoped(text))
     except ValueError:
         raise BadObject(field, f"must be an IP address, is {text!r}") from None
 
@@ -148,9 +155,9 @@ def parse_peer_ip(text: str, *, field: str) -> tuple[IPAddress, int | None]:
     found = re.fullmatch(r"\[(?P<v6>[^][]+)\]:(?P<p6>[0-9]{1,5})|(?P<v4>[0-9.]+):(?P<p4>[0-9]{1,5})", text)
     try:
         if found is None:
-            address, port = ip_address(text), None
+            address, port = ip_address(_unscoped(text)), None
         else:
-            address = IPv6Address(found["v6"]) if found["v6"] else IPv4Address(found["v4"])
+            address = IPv6Address(_unscoped(found["v6"])) if found["v6"] else IPv4Address(found["v4"])
             port = int(found["p6"] or found["p4"])
     except ValueError:
         raise BadObject(field, f"must be an IP address, 192.0.2.1:179 or [2001:db8::1]:179, is {text!r}") from None
