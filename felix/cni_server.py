@@ -34,6 +34,8 @@ AT_ONCE = 64
 HEARTBEAT_EVERY_S = 10.0
 REQUEST_LIMIT_S = 10.0
 """For a shim to say what it wants."""
+PATIENCE_S = 0.02
+"""After this long a request is one that waits, and its shim is listened to."""
 _BACKLOG = 1024
 
 
@@ -91,24 +93,26 @@ class CniServer:
     # connections
 
     def _accept(self) -> None:
-        while self._socket is not None:
-            try:
-                connection, _ = self._socket.accept()
-            except (BlockingIOError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                log.warning("cannot accept a CNI request error=%s", error)
-                return
-            connection.setblocking(False)  # noqa: FBT003
-            task = asyncio.get_running_loop().create_task(self._serve(connection))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        if self._socket is None:
+            return
+        try:
+            connection, _ = self._socket.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            log.warning("cannot accept a CNI request error=%s", error)
+            return
+        connection.setblocking(False)  # noqa: FBT003
+        task = asyncio.get_running_loop().create_task(self._serve(connection))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, connection: socket.socket) -> None:
         descriptors: list[int] = []
         try:
-            if _peer_uid(connection) != 0:
-                log.warning("refused a CNI request of uid=%s", _peer_uid(connection))
+            uid = _peer_uid(connection)
+            if uid != 0:
+                log.warning("refused a CNI request of uid=%s", uid)
                 return
             async with asyncio.timeout(REQUEST_LIMIT_S):
                 request = await _receive(connection, descriptors)
@@ -128,7 +132,7 @@ class CniServer:
         version = NEWEST
         loop = asyncio.get_running_loop()
         gone = _Gone(connection, asyncio.current_task())
-        loop.add_reader(connection.fileno(), gone.look)
+        listening = loop.call_later(PATIENCE_S, gone.listen)
         call: CniCall | None = None
         try:
             try:
@@ -157,6 +161,7 @@ class CniServer:
                 request.environment.get("CNI_CONTAINERID", ""),
             )
         finally:
+            listening.cancel()
             loop.remove_reader(connection.fileno())
 
     async def _answer(self, connection: socket.socket, call: CniCall) -> None:
@@ -217,11 +222,15 @@ class CniServer:
 
 
 class _Gone:
-    """Cancels a task when its shim hangs up."""
+    """Cancels a task when its shim hangs up. Most requests are answered before it begins to listen, and then the
+    answer's failure tells the same."""
 
     def __init__(self, connection: socket.socket, task: asyncio.Task[None] | None) -> None:
         self._connection, self._task = connection, task
         self.seen = False
+
+    def listen(self) -> None:
+        asyncio.get_running_loop().add_reader(self._connection.fileno(), self.look)
 
     def look(self) -> None:
         try:

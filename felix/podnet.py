@@ -10,7 +10,7 @@ Theory: three batches. The pair is created with the pod's half in the pod's name
 side is set up through a socket in there; then the host's side, its link going up last. Until then nothing flows, so a
 policy can be put in place first. No address ever is resolved, by ARP or neighbour discovery, on either side.
 
-Invariants: a link is born in the group BUILDING and leaves it in its last step, so what a killed agent leaves is
+Invariants: a link is born in the group BUILDING and leaves it in the last batch, so what a killed agent leaves is
 recognised and deleted at the next start. A finished link carries its owner and addresses in its alias: a restarted
 agent needs no other memory. A DEL only marks the link dead (down, group DEAD; 0.07 ms); the reaper deletes the dead
 together (felix.podnet_reaper). The agent's own namespace is refused, always.
@@ -116,16 +116,17 @@ def pod_steps(wiring: Wiring) -> tuple[Step, ...]:
 
 
 def host_steps(wiring: Wiring, *, netns: tuple[int, int]) -> tuple[Step, ...]:
-    """Third batch, host: from the last of these on the pod is reachable and the link is no longer debris."""
+    """Third batch, host: it ends with the pod reachable, its link no longer debris. The kernel works off a batch even
+    if the sender is killed meanwhile, so nobody finds a live link without its route."""
     name = wiring.interface
     steps: list[Step] = [
         SetLink(name=name, quiet=True, alias=str(wiring.mark(netns))),
-        SetLink(name=name, state=LinkState.UP),
+        SetLink(name=name, state=LinkState.UP, group=LIVE_GROUP),
     ]
     for address in wiring.addresses:
         entry = Neighbour(device=name, address=address, mac=wiring.pod_mac)
         steps += [PutNeighbour(neighbour=entry), PutRoute(route=host_route(name, address))]
-    return (*steps, SetLink(name=name, group=LIVE_GROUP))
+    return tuple(steps)
 
 
 def death_steps(name: str, addresses: tuple[IPAddress, ...]) -> tuple[Step, ...]:

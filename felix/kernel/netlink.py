@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
 import os
 import socket
 import struct
@@ -52,6 +53,10 @@ _SOL_NETLINK, _CAP_ACK, _GET_STRICT_CHK = 270, 10, 12
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _BUFFER_BYTES = 4 << 20
 _ANSWER_LIMIT_S = 10
+_RECEIVE_BYTES = 1 << 15
+"""What the kernel puts into one datagram of a dump at most. More would cost: Python allocates it anew each time."""
+_LOOPBACK = {"lo": 1}
+"""LOOPBACK_IFINDEX, in each namespace."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -108,7 +113,7 @@ class _Socket:
         bodies: list[bytes] = []
         failed: dict[int, OSError] = {}
         while True:
-            for kind, sequence, body in split(self._socket.recv(1 << 18)):
+            for kind, sequence, body in split(self._socket.recv(_RECEIVE_BYTES)):
                 position = sequence - first
                 if not 0 <= position < len(requests):
                     continue  # rest of an earlier answer that was given up
@@ -138,6 +143,8 @@ class _Namespace:
         self._sock = sock
         self._descriptor = descriptor
         self.identity = identity
+        self._fresh: dict[str, int] = {}
+        """Indexes of links made by the last run, for the next one."""
         self._seen: dict[bytes, Route | None] = {}
         self._seen_names: dict[int, str] = {}
 
@@ -176,7 +183,7 @@ class _Namespace:
         )
 
     def run(self, steps: Sequence[Step], *, peer: Netns | None = None) -> None:
-        indexes: dict[str, int] = {}
+        indexes, self._fresh = {**_LOOPBACK, **self._fresh}, {}
 
         def index_of(name: str) -> int:
             if name not in indexes:
@@ -193,9 +200,9 @@ class _Namespace:
                     (answer,) = self._sock.must(
                         [messages.create_veth(step, netns=peer.descriptor), messages.get_link(step.name)]
                     )
-                    indexes[step.name] = decode.link_name(answer)[0]
+                    indexes[step.name] = self._fresh[step.name] = decode.link_name(answer)[0]
                 case SetLink():
-                    requests.append(messages.set_link(step, index=index_of(step.name), with_ipv6=self._has_ipv6))
+                    requests.append(messages.set_link(step, index=index_of(step.name), with_ipv6=_has_ipv6))
                 case PutAddress(address=address):
                     requests.append(messages.put_address(address, index=index_of(address.device)))
                 case PutNeighbour(neighbour=entry):
@@ -219,12 +226,8 @@ class _Namespace:
     def _names(self) -> dict[int, str]:
         return dict(decode.link_name(body) for body in self._sock.must([messages.dump_links()]))
 
-    @staticmethod
-    def _has_ipv6() -> bool:
-        return Path("/proc/sys/net/ipv6").exists()
-
     def _versions(self) -> tuple[int, ...]:
-        return (4, 6) if self._has_ipv6() else (4,)
+        return (4, 6) if _has_ipv6() else (4,)
 
 
 class NetlinkNetns(_Namespace):
@@ -232,9 +235,15 @@ class NetlinkNetns(_Namespace):
 
     def __init__(self, descriptor: int, *, home: int) -> None:
         with entered(descriptor, home=home):
-            _allow_ipv6()
             sock = _Socket()
         super().__init__(sock=sock, identity=_identity(descriptor), descriptor=descriptor)
+        self._home = home
+
+    def run(self, steps: Sequence[Step], *, peer: Netns | None = None) -> None:
+        if any(isinstance(step, PutAddress) and step.address.address.version == 6 for step in steps):
+            with entered(self._descriptor, home=self._home):
+                _allow_ipv6()
+        super().run(steps, peer=peer)
 
     @property
     def descriptor(self) -> int:
@@ -243,6 +252,12 @@ class NetlinkNetns(_Namespace):
 
     def close(self) -> None:
         self._sock.close()
+
+
+@functools.cache
+def _has_ipv6() -> bool:
+    """A kernel can be booted without it."""
+    return Path("/proc/sys/net/ipv6").exists()
 
 
 def _allow_ipv6() -> None:
@@ -377,7 +392,7 @@ class NetlinkKernel(_Namespace):
         """IPv4 and IPv6 forwarding. A host that forwards ignores router advertisements unless accept_ra is 2, so an
         uplink that lives by them is told to go on."""
         Path("/proc/sys/net/ipv4/ip_forward").write_text("1", encoding="ascii")
-        if not self._has_ipv6():
+        if not _has_ipv6():
             return
         forwarding = Path("/proc/sys/net/ipv6/conf/all/forwarding")
         if forwarding.read_text(encoding="ascii").strip() == "1":

@@ -41,7 +41,7 @@ class NetfilterSocket:
         self._socket.send(request)
         bodies: list[bytes] = []
         while True:
-            for kind, _sequence, body in split(self._socket.recv(1 << 18)):
+            for kind, _sequence, body in split(self._socket.recv(1 << 16)):
                 if kind == NLMSG_DONE:
                     return bodies
                 if kind == NLMSG_ERROR:
@@ -53,7 +53,7 @@ class NetfilterSocket:
         """Send; wait for as many acknowledgements as messages asked for; raise the first error."""
         self._socket.send(requests)
         while acknowledged:
-            for kind, _sequence, body in split(self._socket.recv(1 << 18)):
+            for kind, _sequence, body in split(self._socket.recv(1 << 16)):
                 if kind == NLMSG_ERROR:
                     _raise(error_number(body))
                     acknowledged -= 1

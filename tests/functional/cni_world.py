@@ -31,40 +31,52 @@ from ipam.requests import AssignAnswer, Assigned, AssignRequest, Exhausted, IPAd
 from tests.eventually import eventually
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
-POOLS: dict[int, IPv4Network | IPv6Network] = {4: IPv4Network("10.65.0.0/26"), 6: IPv6Network("fd65::/122")}
+POOLS: dict[int, IPv4Network | IPv6Network] = {
+    4: IPv4Network(os.environ.get("POOL4", "10.65.0.0/26")),
+    6: IPv6Network("fd65::/122"),
+}
+
+
+def read_journal(path: Path) -> dict[str, list[str]]:
+    """What a FileIpam wrote: handle -> addresses."""
+    held: dict[str, list[str]] = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        handle, *addresses = line.split()
+        if addresses:
+            held[handle] = addresses
+        else:
+            held.pop(handle, None)
+    return held
 
 
 class FileIpam:
-    """Addresses from two small pools, remembered in a file; the smallest thing with IPAM's promises."""
+    """Addresses from two small pools, remembered in a synced file; the smallest thing with IPAM's promises."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._held: dict[HandleID, tuple[IPAddress, ...]] = {}
-        if path.exists():
-            stored = json.loads(path.read_text())
-            self._held = {HandleID(key): tuple(map(ip_address, value)) for key, value in stored.items()}
+        stored = read_journal(path)
+        self._held = {HandleID(key): tuple(map(ip_address, value)) for key, value in stored.items()}
+        taken = {address for held in self._held.values() for address in held}
+        self._free = {family: [a for a in pool.hosts() if a not in taken][::-1] for family, pool in POOLS.items()}
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC)
 
-    def _save(self) -> None:
-        draft = self._path.with_suffix(".new")
-        draft.write_text(json.dumps({key: [str(a) for a in value] for key, value in self._held.items()}))
-        draft.replace(self._path)
+    def _write(self, handle: HandleID, addresses: tuple[IPAddress, ...]) -> None:
+        os.write(self._file, " ".join([handle, *map(str, addresses)]).encode() + b"\n")
+        os.fdatasync(self._file)
 
     async def assign(self, request: AssignRequest) -> AssignAnswer:
         if request.handle not in self._held:
-            taken = {address for held in self._held.values() for address in held}
-            found = []
-            for family in request.families:
-                free = next((a for a in POOLS[family].hosts() if a not in taken), None)
-                if free is None:
-                    return Exhausted(pools=("test",), why="no free address is left in the pools test")
-                found.append(free)
-            self._held[request.handle] = tuple(found)
-            self._save()
+            if not all(self._free[family] for family in request.families):
+                return Exhausted(pools=("test",), why="no free address is left in the pools test")
+            self._held[request.handle] = tuple(self._free[family].pop() for family in request.families)
+            self._write(request.handle, self._held[request.handle])
         return Assigned(self._held[request.handle])
 
     async def release(self, handle: HandleID) -> tuple[IPAddress, ...]:
         freed = self._held.pop(handle, ())
-        self._save()
+        if freed:
+            self._write(handle, ())
+        for address in freed:
+            self._free[address.version].insert(0, address)
         return freed
 
     def allocations(self) -> Mapping[HandleID, tuple[IPAddress, ...]]:
@@ -127,7 +139,7 @@ async def serve(run_dir: Path) -> None:
         with notes.open("a") as file:
             file.write(f"{added.namespace}/{added.pod} {added.addresses[0]}\n")
 
-    ipam = FileIpam(run_dir / "ipam.json")
+    ipam = FileIpam(run_dir / "ipam")
     attachments = Attachments(
         ipam=ipam,
         podnet=PodNet(kernel),
@@ -244,10 +256,9 @@ class Node:
         with looked_at(self.netns) as view:
             return {link.name for link in view.list_links() if link.name.startswith("cali")}
 
-    def held(self) -> dict[str, Any]:
+    def held(self) -> dict[str, list[str]]:
         """What IPAM has given out."""
-        path = self.run_dir / "ipam.json"
-        return dict(json.loads(path.read_text())) if path.exists() else {}
+        return read_journal(self.run_dir / "ipam")
 
     def is_clean(self) -> bool:
         """Nothing of any pod is left."""

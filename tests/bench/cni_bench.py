@@ -1,0 +1,198 @@
+"""How long a pod's network takes: exec of the plugin to its answer, beside Debian's ptp with host-local.
+
+    python -m tests.bench.cni_bench [cni-add] [cni-del] [pod-burst]
+
+Both plugins run on one node (a network namespace) that holds 110 pods of each; ADDs, then DELs, are interleaved pair by
+pair, so what else the machine does hits both alike. Ours runs the real shim, server and kernel work; addresses come
+from the tests' small IPAM, which syncs a file for each one as the node's IPAM does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from pathlib import Path
+
+from cni.build import build
+from tests.bench.report import report
+from tests.functional.cni_world import Node, inside
+
+HELD = 110
+SAMPLES = 60
+BURST, AT_ONCE = 250, 8
+PEER = "ptp+host-local"
+PEER_PROGRAM = Path("/usr/lib/cni/ptp")
+
+
+class Bench:
+    """A node with both plugins, and as many pod namespaces as asked for."""
+
+    def __init__(self, node: Node, *, state: Path) -> None:
+        self.node = node
+        self._numbers = count()
+        self._made: list[str] = []
+        self.ours = json.dumps(node.config(ipam={"type": "tortie", "assign_ipv4": True})).encode()
+        self.peers = json.dumps(
+            {
+                "cniVersion": "1.0.0",
+                "name": "peer",
+                "type": "ptp",
+                "ipam": {
+                    "type": "host-local",
+                    "dataDir": str(state / "host-local"),
+                    "ranges": [[{"subnet": "10.66.0.0/22"}]],
+                    "routes": [{"dst": "0.0.0.0/0"}],
+                },
+            }
+        ).encode()
+
+    def netns(self) -> str:
+        name = f"tortie-b-{os.getpid()}-{next(self._numbers)}"
+        subprocess.run(["ip", "netns", "add", name], check=True)
+        self._made.append(name)
+        return name
+
+    def clear(self) -> None:
+        batch = "".join(f"netns delete {name}\n" for name in self._made)
+        subprocess.run(["ip", "-batch", "-"], input=batch, text=True, check=False)
+
+    def run(self, program: Path, config: bytes, *, command: str, pod: str) -> float:
+        """Milliseconds from exec to the end of the plugin."""
+        environment = {
+            "CNI_COMMAND": command,
+            "CNI_CONTAINERID": pod,
+            "CNI_NETNS": f"/run/netns/{pod}",
+            "CNI_IFNAME": "eth0",
+            "CNI_PATH": "/usr/lib/cni",
+            "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod}",
+        }
+        read_end, write_end = os.pipe()
+        os.write(write_end, config)
+        os.close(write_end)
+        begin = time.perf_counter()
+        process = os.posix_spawn(
+            program,
+            [str(program)],
+            environment,
+            file_actions=[(os.POSIX_SPAWN_DUP2, read_end, 0), (os.POSIX_SPAWN_DUP2, QUIET, 1)],
+        )
+        _, status = os.waitpid(process, 0)
+        took_ms = (time.perf_counter() - begin) * 1e3
+        os.close(read_end)
+        if status:
+            raise SystemExit(f"{program} {command} {pod} failed with {status}")
+        return took_ms
+
+    def our(self, command: str, pod: str) -> float:
+        return self.run(self.node.shim, self.ours, command=command, pod=pod)
+
+    def peer(self, command: str, pod: str) -> float:
+        return self.run(PEER_PROGRAM, self.peers, command=command, pod=pod)
+
+
+QUIET = os.open("/dev/null", os.O_WRONLY)
+
+
+@contextlib.contextmanager
+def world() -> Iterator[Bench]:
+    """A node with the agent running; gone afterwards."""
+    base = Path(tempfile.mkdtemp(prefix="tortie-bench-"))
+    (base / "run").mkdir()
+    name = f"tortie-b-{os.getpid()}-node"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
+    node = Node(netns=name, run_dir=base / "run", shim=build(base / "tortie", run_dir=str(base / "run")))
+    bench = Bench(node, state=base)
+    try:
+        node.start(POOL4="10.65.0.0/22")
+        with inside(name):
+            yield bench
+    finally:
+        node.kill()
+        bench.clear()
+        subprocess.run(["ip", "netns", "delete", name], check=False)
+        shutil.rmtree(base)
+
+
+def p50(samples: list[float]) -> float:
+    return statistics.median(samples)
+
+
+def p99(samples: list[float]) -> float:
+    return sorted(samples)[min(len(samples) - 1, round(len(samples) * 0.99))]
+
+
+def one_by_one(bench: Bench, wanted: set[str]) -> None:
+    """cni-add and cni-del."""
+    for _ in range(HELD):
+        bench.our("ADD", bench.netns())
+        bench.peer("ADD", bench.netns())
+    pods = [(bench.netns(), bench.netns()) for _ in range(SAMPLES)]
+    added = [(bench.our("ADD", ours), bench.peer("ADD", peers)) for ours, peers in pods]
+    deleted = [(bench.our("DEL", ours), bench.peer("DEL", peers)) for ours, peers in pods]
+    for name, samples, goal in (("cni-add", added, 5.0), ("cni-del", deleted, 20.0)):
+        if name not in wanted:
+            continue
+        ours, peers = [pair[0] for pair in samples], [pair[1] for pair in samples]
+        report(name, f"p50, {HELD} pods held", ours=p50(ours), peer=p50(peers), unit="ms", peer_name=PEER, goal=goal)
+        report(name, f"p99, {HELD} pods held", ours=p99(ours), peer=p99(peers), unit="ms", peer_name=PEER)
+
+
+def burst(bench: Bench) -> None:
+    """pod-burst: 250 pods, 8 at a time."""
+    rates = {}
+    for name, run in (("ours", bench.our), ("peer", bench.peer)):
+        pods = [bench.netns() for _ in range(BURST)]
+        for command in ("ADD", "DEL"):
+            with ThreadPoolExecutor(AT_ONCE, initializer=_join, initargs=(bench.node.netns,)) as pool:
+                begin = time.perf_counter()
+                list(pool.map(lambda pod, command=command, run=run: run(command, pod), pods))  # type: ignore[misc]
+                rates[name, command] = BURST / (time.perf_counter() - begin)
+    for command, goal in (("ADD", 4.0), ("DEL", None)):
+        report(
+            "pod-burst",
+            f"{BURST} {command}s, {AT_ONCE} at once",
+            ours=rates["ours", command],
+            peer=rates["peer", command],
+            unit="pods/s",
+            peer_name=PEER,
+            better="more",
+            goal=goal,
+        )
+
+
+_JOINED: list[contextlib.AbstractContextManager[None]] = []
+
+
+def _join(netns: str) -> None:
+    """A worker thread enters the node for good: children inherit the namespace of the thread that starts them."""
+    entering = inside(netns)
+    entering.__enter__()
+    _JOINED.append(entering)
+
+
+def main() -> None:
+    """Run what is named, or all."""
+    wanted = set(sys.argv[1:]) or {"cni-add", "cni-del", "pod-burst"}
+    if not PEER_PROGRAM.exists():
+        raise SystemExit(f"{PEER_PROGRAM} is missing: apt-get install containernetworking-plugins")
+    if wanted & {"cni-add", "cni-del"}:
+        with world() as bench:
+            one_by_one(bench, wanted)
+    if "pod-burst" in wanted:
+        with world() as bench:
+            burst(bench)
+
+
+if __name__ == "__main__":
+    main()
