@@ -57,7 +57,7 @@ from ipam.clock import SystemClock
 from ipam.journal import Journal, JournalInUse
 from ipam.node import NodeIPAM
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("felix.main")
 
 FLUSH_S = 3.0
 EXIT_CANNOT_START = 1
