@@ -155,13 +155,13 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def own_cluster(state: Path) -> Iterator[Cluster]:
-    """Start etcd and API server; end them and all operators afterwards."""
+def own_cluster(state: Path, *, content: tuple[str, ...] = ("crds/manifests", "deploy/rbac")) -> Iterator[Cluster]:
+    """Start etcd and API server with what lies in these directories; end them and all operators afterwards."""
     control_plane = ControlPlane.create(state, say=print)
     cluster = Cluster(control_plane, state)
     try:
         control_plane.start()
-        control_plane.apply(REPOSITORY / "crds" / "manifests", REPOSITORY / "deploy" / "rbac")
+        control_plane.apply(*(REPOSITORY / directory for directory in content))
         yield cluster
     finally:
         cluster.end_operators()

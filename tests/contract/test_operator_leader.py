@@ -68,14 +68,12 @@ def test_a_leader_that_is_cut_off_ends_before_another_may_lead(cluster: Cluster)
     assert operator.process.wait(timeout=20) == 1, operator.text()
 
 
-def test_an_operator_may_start_before_its_kinds_exist(cluster: Cluster) -> None:
-    kubectl = cluster.control_plane.kubectl
-    manifests = cluster.manifests
-    kubectl("delete", "-f", str(manifests))
-    operator = cluster.start_operator()
-    eventually(operator.leads, within_s=30)
-    eventually(lambda: "cannot start yet" in operator.text(), within_s=30)
-    kubectl("apply", "-f", str(manifests))
-    eventually(lambda: cluster.get("clusterinformation", "default"), within_s=60, every_s=0.5, what="defaults")
-    cluster.apply(calico("IPPool", "late", cidr="10.21.0.0/16"))
-    eventually(lambda: cluster.condition("ippool", "late")[:2] == ("True", "OK"), within_s=60, every_s=0.5)
+def test_an_operator_may_start_before_its_kinds_exist(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with own_cluster(tmp_path_factory.mktemp("bare"), content=("deploy/rbac",)) as cluster:
+        operator = cluster.start_operator()
+        eventually(operator.leads, within_s=30)
+        eventually(lambda: "cannot start yet" in operator.text(), within_s=30)
+        cluster.control_plane.apply(cluster.manifests)
+        eventually(lambda: cluster.get("clusterinformation", "default"), within_s=60, every_s=0.5, what="defaults")
+        cluster.apply(calico("IPPool", "late", cidr="10.21.0.0/16"))
+        eventually(lambda: cluster.condition("ippool", "late")[:2] == ("True", "OK"), within_s=60, every_s=0.5)
