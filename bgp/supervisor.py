@@ -121,6 +121,7 @@ class Supervisor:
         if not self.exabgp.owns(struct.unpack("3i", credentials)[0]):
             writer.close()
             return
+        owner = self.exabgp.pid
         self._relay = writer
         decoder = ev.EventDecoder()
         self.speaker.ask_neighbors()
@@ -138,6 +139,9 @@ class Supervisor:
             if self._relay is writer:
                 self._relay = None
             writer.close()
+            if self.exabgp.pid == owner and not self._stop.is_set():
+                # Answers and events are lost, and a relay killed in mid-write leaves ExaBGP dead inside: start anew.
+                self._restart("its relay ended")
 
     def _has_shown(self, shown: ev.Shown) -> None:
         self._shown, self._shown_s = shown, time.monotonic()

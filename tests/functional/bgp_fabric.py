@@ -176,6 +176,12 @@ class SpeakerProcess:
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
         return next((int(pid) for pid in children if b"server" in _command_line(pid)), 0)
 
+    def relay(self) -> int:
+        """The pid of ExaBGP's child, 0 if there is none."""
+        exabgp = self.exabgp()
+        children = Path(f"/proc/{exabgp}/task/{exabgp}/children")
+        return int((children.read_text().split() or ["0"])[0]) if exabgp and children.exists() else 0
+
     def probe(self) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "bgp.supervisor", "--probe", "--own-dir", str(self.own_dir)]
         return subprocess.run(command, capture_output=True, text=True, check=False)
