@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from crds.definitions import definition_of
 from crds.errors import AlreadyExists, ApiError, Conflict, Gone, Invalid, NotFound
 from crds.meta import CalicoResource, Resource
 
@@ -77,6 +78,7 @@ class Memory:
             raise AlreadyExists(f'{kind.plural} "{meta["name"]}" already exists')
         if has_status(kind):
             body.pop("status", None)
+        _fill_defaults(kind, body)
         meta.pop("deletionTimestamp", None)
         meta |= {"uid": f"00000000-0000-4000-8000-{self.made:012d}", "creationTimestamp": self.now(), "generation": 1}
         return self._store(kind, key, None, body)
@@ -101,7 +103,12 @@ class Memory:
         merged = merge_patch(old, patch)
         self._check(kind, old, merged["metadata"])
         if subresource == "status":
-            return self._update(kind, old, self._with_status(kind, old, merged.get("status")))
+            new = self._with_status(kind, old, merged.get("status"))
+            if not issubclass(kind, CalicoResource):
+                # Kubernetes' own kinds let labels and annotations through with the status; custom ones do not.
+                for name in ("labels", "annotations"):
+                    new["metadata"][name] = merged["metadata"].get(name, {})
+            return self._update(kind, old, new)
         if has_status(kind):
             merged.pop("status", None)
             if "status" in old:
@@ -170,6 +177,7 @@ class Memory:
             after.pop(name, None)
             if name in before:
                 after[name] = before[name]
+        _fill_defaults(kind, new)
         added = set(after.get("finalizers", ())) - set(before.get("finalizers", ()))
         if added and before.get("deletionTimestamp"):
             raise Invalid(f"metadata.finalizers: Forbidden: no new finalizers can be added, found {sorted(added)}")
@@ -215,6 +223,14 @@ def merge_patch(target: Any, patch: Any) -> Any:
         else:
             merged[name] = merge_patch(merged.get(name), value)
     return merged
+
+
+def _fill_defaults(kind: type[Resource], body: Body) -> None:
+    """What the manifest's schema fills into spec; Kubernetes' own kinds keep what they were given."""
+    if issubclass(kind, CalicoResource) and "spec" in body:
+        for name, schema in definition_of(kind).spec["properties"].items():
+            if "default" in schema and body["spec"].get(name) is None:
+                body["spec"][name] = schema["default"]
 
 
 def has_status(kind: type[Resource]) -> bool:

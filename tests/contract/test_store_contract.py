@@ -12,8 +12,9 @@ import msgspec
 import pytest
 
 from crds import credentials
+from crds.bgp_kinds import BGPPeer, BGPPeerSpec
 from crds.core import Namespace, Pod, Secret
-from crds.errors import AlreadyExists, ApiError, BadObject, Conflict, Gone, NotFound
+from crds.errors import AlreadyExists, ApiError, BadObject, Conflict, Gone, Invalid, NotFound
 from crds.fake_store import FakeStore
 from crds.http_store import HttpStore
 from crds.kube_store import KubeStore
@@ -109,6 +110,16 @@ async def test_a_status_is_not_created_with_its_object(world: World) -> None:
     status = Status(conditions=(Condition(type="Allocatable", status="True"),))
     stored = await world.store.create(msgspec.structs.replace(world.pool(), status=status))
     assert stored.status is None
+
+
+async def test_what_was_left_out_is_filled_in(world: World) -> None:
+    name = f"{world.prefix}-peer"
+    peer = BGPPeer(metadata=ObjectMeta(name=name), spec=BGPPeerSpec(peer_ip="192.0.2.1", as_number=65001))
+    assert (await world.store.create(peer)).spec.source_address == "UseNodeIP"
+    patched = await world.store.patch(BGPPeer, name, {"spec": {"sourceAddress": None}})
+    assert patched.spec.source_address == "UseNodeIP"
+    assert patched.metadata.generation == 1
+    await world.store.delete(BGPPeer, name)
 
 
 async def test_a_name_is_taken_once(world: World) -> None:
@@ -326,6 +337,20 @@ async def test_pods_are_listed_by_node_and_by_namespace(world: World) -> None:
     for where in ({"namespace": namespace}, {"fields": f"spec.nodeName=node-{namespace}"}):
         assert [pod.name for pod in (await world.store.list(Pod, **where)).items] == ["pod"]
     assert (await world.store.list(Pod, fields="spec.nodeName=elsewhere")).items == ()
+    await world.store.delete(Pod, "pod", namespace=namespace, grace_period_s=0)
+
+
+async def test_a_pods_status_lets_annotations_through_but_only_of_the_pod_that_was_meant(world: World) -> None:
+    namespace = await _namespace(world)
+    await _run_pod(world, namespace)
+    uid = (await world.store.get(Pod, "pod", namespace=namespace)).metadata.uid
+    where = {"namespace": namespace, "subresource": "status"}
+    noted = {"metadata": {"uid": uid, "annotations": {"example.org/note": "1"}}, "spec": {"hostNetwork": True}}
+    patched = await world.store.patch(Pod, "pod", noted, **where)
+    assert patched.metadata.annotations["example.org/note"] == "1"
+    assert not patched.spec.host_network
+    with pytest.raises((Conflict, Invalid)):
+        await world.store.patch(Pod, "pod", noted | {"metadata": {"uid": "another"}}, **where)
     await world.store.delete(Pod, "pod", namespace=namespace, grace_period_s=0)
 
 
