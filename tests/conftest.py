@@ -1,8 +1,8 @@
 """The worlds that tests run in: a real API server, network namespaces, and who may use them.
 
 Markers are set here, so no test can forget one: `cluster_api` for whoever takes the fixture `api`, `root` for
-whoever takes `netns`, `lab` and `root` for all below tests/lab. `make unit` and `make functional` choose by them.
-A test whose world is missing fails and says what is missing; nothing is skipped.
+whoever takes `netns` and for all below tests/functional and tests/lab, `lab` for the latter. `make unit` and
+`make functional` choose by them. A test whose world is missing fails and says what is missing; nothing is skipped.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.root)
         if item.path.is_relative_to(REPOSITORY / "tests" / "lab"):
             item.add_marker(pytest.mark.lab)
+        if any(item.path.is_relative_to(REPOSITORY / "tests" / part) for part in ("functional", "lab")):
             item.add_marker(pytest.mark.root)
 
 
