@@ -1,1 +1,2 @@
-"""cni: see DESIGN.md."""
+"""The kubelet's door: what a runtime may ask (spec), how it travels (wire, shim.c, build), and the two files on the host
+(conflist). See DESIGN.md."""

@@ -1,1 +1,2 @@
-"""felix.kernel: see DESIGN.md."""
+"""The gate to the kernel: values and protocols (protocols, names), the real one (netlink, with messages, decode, rawnl,
+nfnl, conntrack, guard, events) and a fake (fake). See DESIGN.md."""
