@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_network
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from crds.bgp_kinds import (
     SecretKeyRef,
 )
 from crds.core import Lease, LeaseSpec, Node
-from crds.meta import ObjectMeta
+from crds.meta import ObjectMeta, Resource
 from crds.pools import IPAMConfiguration, IPAMConfigurationSpec, IPPool, IPReservation, IPReservationSpec
 from ipam.operator_blocks import BlockIndex
 from ipam.operator_defaults import Found, plan_defaults
@@ -39,7 +40,8 @@ class Observer:
 
     def look(self, now_s: float, *, uid: str = "", lease: Lease | None = None) -> NodeState:
         nodes = {"n1": Node(metadata=ObjectMeta(name="n1", uid=uid))} if uid else {}
-        objects = {kind: {} for kind in WATCHED} | {Node: nodes}
+        objects: dict[type[Resource], dict[str, Any]] = {kind: {} for kind in WATCHED}
+        objects[Node] = nodes
         leases = {lease.metadata.name: lease} if lease else {}
         self.patience.begin(now_s=now_s)
         view = View(index=BlockIndex([]), objects=objects, leases=leases)

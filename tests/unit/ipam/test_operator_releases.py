@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from ipaddress import ip_network
+from typing import Any
 
 import msgspec
 import pytest
 
 from crds.blocks import BlockAffinity, IPAMBlock
 from crds.core import Lease, LeaseSpec, Node
-from crds.meta import ObjectMeta
+from crds.meta import ObjectMeta, Resource
 from crds.names import block_name
 from crds.pools import POOL_FINALIZER, IPPool, IPPoolSpec
 from crds.values import NodeName
@@ -45,7 +46,7 @@ class Operator:
 
     def look(self, now_s: float, *, renewed: str | None) -> list[Action]:
         index = BlockIndex([facts for facts in (facts_of(self.block),) if facts])
-        objects = {kind: {} for kind in WATCHED}
+        objects: dict[type[Resource], dict[str, Any]] = {kind: {} for kind in WATCHED}
         objects |= {
             IPPool: {"p": self.pool},
             BlockAffinity: {self.claim.name: self.claim},
