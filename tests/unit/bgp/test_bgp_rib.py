@@ -1,8 +1,8 @@
-"""The table: what of the things heard may be used, whatever the order in which they came."""
+"""The table: what was heard and is usable, whatever the order in which it came, and while neighbours come and go."""
 
 from __future__ import annotations
 
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from itertools import permutations
 from typing import Any
 
@@ -11,75 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bgp import wire
-from bgp.filters import Filter, parse_filter
-from bgp.import_policy import ImportPolicy
-from bgp.plan import Neighbor, PeerKind
 from bgp.rib import Rib
-from crds.bgp_kinds import BGPFilter, BGPFilterSpec, CommunityMatch, FilterRule, PrefixLengthRange
-from crds.meta import ObjectMeta
-
-TOR1, TOR2 = wire.NeighborId("10.0.1.1", "10.0.1.9"), wire.NeighborId("10.0.2.1", "10.0.2.9")
-OWN = frozenset({ip_address("10.0.1.9")})
-POLICY = ImportPolicy(pools=frozenset({ip_network("10.0.0.0/8"), ip_network("fd00::/16")}))
-
-
-def neighbor(key: wire.NeighborId = TOR1, *, peer_as: int = 65002, **changes: Any) -> Neighbor:
-    session = wire.Session(
-        id=key,
-        name="tor",
-        peer_as=peer_as,
-        local_as=65001,
-        router_id="10.0.1.9",
-        families=changes.pop("families", (wire.Family.IPV4,)),
-        source_interface=changes.pop("source_interface", ""),
-    )
-    return Neighbor(session=session, kind=PeerKind.NODE, source="BGPPeer tor", **changes)
-
-
-def up(key: wire.NeighborId = TOR1, *, restart_s: int = 60, since_s: float = 1.0) -> wire.PeerState:
-    families = (wire.Family.IPV4, wire.Family.IPV6) if restart_s else ()
-    return wire.PeerState(
-        id=key, state=wire.State.UP, since_s=since_s, restart_time_s=restart_s, restart_families=families
-    )
-
-
-def down(cause: wire.Cause, key: wire.NeighborId = TOR1, *, restart_s: int = 60) -> wire.PeerState:
-    families = (wire.Family.IPV4, wire.Family.IPV6) if restart_s else ()
-    return wire.PeerState(
-        id=key,
-        state=wire.State.DOWN,
-        since_s=2.0,
-        cause=cause,
-        restart_time_s=restart_s,
-        restart_families=families,
-    )
-
-
-def said(*prefixes: str, key: wire.NeighborId = TOR1, hops: tuple[str, ...] = (), **attributes: Any) -> wire.Routes:
-    path = attributes.pop("as_path", (65002,))
-    values: dict[str, Any] = {"origin": "igp", "as_path": path, "as_path_length": len(path), **attributes}
-    announced = wire.Announced(prefixes=prefixes, next_hops=hops or (key.peer,), attributes=wire.Attributes(**values))
-    return wire.Routes(id=key, announced=(announced,))
-
-
-def rib(*neighbors: Neighbor, now_s: float = 0.0) -> Rib:
-    made = Rib()
-    made.configure(neighbors or (neighbor(), neighbor(TOR2)), own_addresses=OWN, now_s=now_s)
-    return made
-
-
-def after(made: Rib, *messages: wire.ToAgent, now_s: float = 1.0) -> Rib:
-    for message in messages:
-        made.apply(message, now_s=now_s)
-    return made
-
-
-def best(made: Rib, policy: ImportPolicy = POLICY) -> dict[str, set[str]]:
-    return {str(p): {str(hop) for hop in route.next_hops} for p, route in made.best(policy).items()}
-
-
-EOR = wire.EndOfRib(id=TOR1, family=wire.Family.IPV4)
-A, B = "10.1.0.0/26", "10.1.0.64/26"
+from tests.unit.bgp.heard import EOR, OWN, POLICY, TOR1, TOR2, A, B, after, best, down, neighbor, rib, said, up
 
 
 def test_equal_paths_are_used_together() -> None:
@@ -305,103 +238,3 @@ def test_a_flood_keeps_what_came_first_and_raises_a_problem() -> None:
     assert made.lacks()
     after(made, *table(up(), said("10.1.8.0/24")))
     assert (set(best(made)), made.problems(), made.lacks()) == ({"10.1.8.0/24"}, (), False)
-
-
-# -- import
-
-
-DEFENDED = ImportPolicy(
-    pools=frozenset({ip_network("10.0.0.0/8")}),
-    own_blocks=frozenset({ip_network(A)}),
-    foreign_in_own=frozenset({ip_address("10.1.0.7")}),
-    own_addresses=frozenset({ip_address("10.1.9.9")}),
-    node_addresses=frozenset({ip_address("10.5.0.1"), ip_address("192.0.2.1")}),
-    services=frozenset({ip_network("10.96.0.0/16")}),
-)
-
-
-@pytest.mark.parametrize(
-    ("prefix", "used"),
-    [
-        (B, True),
-        (A, False),
-        ("10.1.0.3/32", False),
-        ("10.1.0.7/32", True),
-        ("10.1.0.6/31", False),
-        ("10.1.0.0/24", True),
-        ("10.1.9.9/32", False),
-        ("10.5.0.1/32", False),
-        ("10.5.0.0/24", False),
-        ("10.96.3.0/24", False),
-        ("192.0.2.1/32", False),
-        ("0.0.0.0/0", False),
-        ("10.0.0.0/7", False),
-    ],
-)
-def test_a_rogue_router_diverts_nothing(prefix: str, *, used: bool) -> None:
-    assert (prefix in best(after(rib(), up(), said(prefix)), DEFENDED)) is used
-
-
-def made_filter(*rules: FilterRule) -> tuple[Filter, tuple[str, ...]]:
-    made, problems = parse_filter(BGPFilter(metadata=ObjectMeta(name="f"), spec=BGPFilterSpec(import_v4=rules)))
-    return made, tuple(map(str, problems))
-
-
-def rule(action: str, cidr: str = "", operator: str = "In", **rest: Any) -> FilterRule:
-    return FilterRule(action=action, cidr=cidr, match_operator=operator if cidr else "", **rest)
-
-
-ACCEPT_ALL = rule("Accept")
-
-
-@pytest.mark.parametrize(
-    ("rules", "used"),
-    [
-        ((), {B}),
-        ((ACCEPT_ALL,), {B, "0.0.0.0/0", "192.0.2.0/24", "192.0.2.1/32"}),
-        ((rule("Accept", "0.0.0.0/0", "Equal"),), {B, "0.0.0.0/0"}),
-        ((rule("Reject", B, "Equal"), ACCEPT_ALL), {"0.0.0.0/0", "192.0.2.0/24", "192.0.2.1/32"}),
-        ((ACCEPT_ALL, rule("Reject", B)), {B, "0.0.0.0/0", "192.0.2.0/24", "192.0.2.1/32"}),
-        ((rule("Accept", "192.0.0.0/8", prefix_length=PrefixLengthRange(max=24)),), {B, "192.0.2.0/24"}),
-        ((rule("Accept", "192.0.0.0/8", prefix_length=PrefixLengthRange(min=25)),), {B, "192.0.2.1/32"}),
-        ((rule("Reject", "192.0.0.0/8", "NotIn"), ACCEPT_ALL), {"192.0.2.0/24", "192.0.2.1/32"}),
-        ((rule("Reject", B, "NotEqual"),), {B}),
-        ((rule("Accept", "192.0.2.0/24", peer_type="iBGP"),), {B}),
-        ((rule("Accept", "192.0.2.0/24", peer_type="eBGP"),), {B, "192.0.2.0/24", "192.0.2.1/32"}),
-        ((rule("Reject", communities=CommunityMatch(values=("65002:1",))),), set()),
-        ((rule("Reject", as_path_prefix=(65002,)),), set()),
-        ((rule("Reject", as_path_prefix=(65003,)),), {B}),
-    ],
-)
-def test_the_first_rule_that_matches_decides(rules: tuple[FilterRule, ...], used: set[str]) -> None:
-    chosen, problems = made_filter(*rules)
-    assert problems == ()
-    policy = ImportPolicy(
-        pools=frozenset({ip_network("10.0.0.0/8")}),
-        own_blocks=frozenset({ip_network(A)}),
-        filters={"f": chosen},
-    )
-    made = after(rib(neighbor(filters=("f",))), up())
-    after(made, said(A, B, "0.0.0.0/0", "192.0.2.0/24", "192.0.2.1/32", communities=("65002:1",)))
-    assert set(best(made, policy)) == used
-
-
-def test_a_filter_that_does_not_exist_lets_nothing_in() -> None:
-    assert best(after(rib(neighbor(filters=("gone",))), up(), said(B))) == {}
-
-
-@pytest.mark.parametrize(
-    ("bad", "sentence"),
-    [
-        (rule("Accept", "10.0.0.1/8"), "has host bits set"),
-        (rule("Accept", "fd00::/64"), "other family"),
-        (rule("Accept", "10.0.0.0/8", "Near"), "'Near' is not a valid"),
-        (rule("Perhaps"), "action must be Accept or Reject, is 'Perhaps'"),
-        (rule("Accept", interface="eth0"), "interface cannot be followed yet, so the rule accepts nothing"),
-    ],
-)
-def test_a_rule_that_is_not_understood_lets_nothing_in(bad: FilterRule, sentence: str) -> None:
-    chosen, problems = made_filter(bad)
-    assert sentence in problems[0]
-    assert problems[0].startswith("BGPFilter f: spec.importV4[0]: ")
-    assert chosen.rules_v4 == ()
