@@ -106,8 +106,7 @@ class Memory:
             new = self._with_status(kind, old, merged.get("status"))
             if not issubclass(kind, CalicoResource):
                 # Kubernetes' own kinds let labels and annotations through with the status; custom ones do not.
-                for name in ("labels", "annotations"):
-                    new["metadata"][name] = merged["metadata"].get(name, {})
+                new["metadata"] |= {key: merged["metadata"].get(key, {}) for key in ("labels", "annotations")}
             return self._update(kind, old, new)
         if has_status(kind):
             merged.pop("status", None)

@@ -28,6 +28,7 @@ from felix.reflector import Pace
 from felix.snapshot import Sync
 from felix.watches import Watches
 from ipam.view import ClusterView
+from tests.eventually import eventually_async
 
 HERE = NodeName("node-a")
 TOR = IPv4Address("192.0.2.1")
@@ -134,9 +135,7 @@ class World:
     async def sync(self) -> asyncio.Task[None]:
         """Run the watches until all is seen."""
         task = asyncio.create_task(self.watches.run())
-        async with asyncio.timeout(5):
-            while self.watches.snapshot().sync is not Sync.COMPLETE:  # noqa: ASYNC110 - no event of its own
-                await asyncio.sleep(0)
+        await eventually_async(lambda: self.watches.snapshot().sync is Sync.COMPLETE)
         return task
 
 
@@ -199,7 +198,7 @@ async def test_an_api_server_that_goes_away_takes_nothing_away(world: World) -> 
     world.known.is_recovered = True
     world.agent.turn()
     world.store.go_away()
-    await asyncio.sleep(0)
+    await eventually_async(lambda: bool(world.watches.nodes.failing))
     world.agent.turn()
     assert world.ours() == {HOLE}
 
@@ -253,13 +252,9 @@ async def test_pokes_are_taken_together(world: World) -> None:
     loop = asyncio.create_task(world.agent.run())
     for _ in range(100):
         world.agent.poke()
-    async with asyncio.timeout(5):
-        while not turns:  # noqa: ASYNC110 - no event of its own
-            await asyncio.sleep(0)
+    await eventually_async(lambda: len(turns) == 1)
     world.agent.poke()
     world.agent.poke()
-    async with asyncio.timeout(5):
-        while len(turns) < 2:  # noqa: ASYNC110 - no event of its own
-            await asyncio.sleep(0)
+    await eventually_async(lambda: len(turns) > 1)
     assert len(turns) == 2
     loop.cancel()

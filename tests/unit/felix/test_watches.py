@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from random import Random
 
 import pytest
@@ -17,6 +17,7 @@ from crds.values import NodeName
 from felix.reflector import Pace, Reflector
 from felix.snapshot import Sync
 from felix.watches import Watches
+from tests.eventually import eventually_async
 
 HERE = NodeName("node-a")
 QUICK = Pace(shortest_s=0.001, longest_s=0.01, relist_spread_s=0.001)
@@ -28,12 +29,6 @@ def pod(name: str, *, node: str = HERE, uid: str = "") -> Pod:
 
 def node(name: str) -> Node:
     return Node(metadata=ObjectMeta(name=name))
-
-
-async def until(condition: Callable[[], bool], *, within_s: float = 5.0) -> None:
-    async with asyncio.timeout(within_s):
-        while not condition():  # noqa: ASYNC110 - what is asked has no event of its own
-            await asyncio.sleep(0)
 
 
 class World:
@@ -58,7 +53,7 @@ class World:
 async def world() -> AsyncIterator[World]:
     world = World(node("a"))
     task = asyncio.create_task(world.nodes.run())
-    await until(lambda: world.nodes.synced and world.store.watching == 1)
+    await eventually_async(lambda: world.nodes.synced and world.store.watching == 1)
     yield world
     task.cancel()
 
@@ -66,27 +61,26 @@ async def world() -> AsyncIterator[World]:
 async def test_what_changes_is_seen_and_pokes(world: World) -> None:
     before = world.pokes
     world.store.put(node("b"))
-    await until(lambda: world.names() == {"a", "b"})
+    await eventually_async(lambda: world.names() == {"a", "b"})
     await world.store.delete(Node, "a")
-    await until(lambda: world.names() == {"b"})
+    await eventually_async(lambda: world.names() == {"b"})
     assert world.pokes > before
 
 
 async def test_an_absent_api_server_empties_nothing_and_its_return_brings_what_was_missed(world: World) -> None:
     world.store.go_away()
-    await until(lambda: bool(world.nodes.failing))
+    await eventually_async(lambda: bool(world.nodes.failing))
     world.store.put(node("b"))
     assert world.names() == {"a"}
     assert world.nodes.synced
     world.store.come_back()
-    await until(lambda: world.names() == {"a", "b"} and not world.nodes.failing)
+    await eventually_async(lambda: world.names() == {"a", "b"} and not world.nodes.failing)
 
 
 async def test_a_watch_that_the_server_closes_is_resumed_without_a_list(world: World) -> None:
     world.store.end_watches()
-    await until(lambda: world.store.watching == 0)
     world.store.put(node("b"))
-    await until(lambda: world.names() == {"a", "b"})
+    await eventually_async(lambda: world.names() == {"a", "b"})
     assert world.lists() == 1
 
 
@@ -95,28 +89,28 @@ async def test_history_that_the_server_forgot_costs_one_list_and_no_poke_if_noth
     world.store.put(pod("elsewhere"))
     world.store.compact()
     world.store.end_watches()
-    await until(lambda: world.lists() == 2 and world.store.watching == 1)
+    await eventually_async(lambda: world.lists() == 2 and world.store.watching == 1)
     assert world.names() == {"a"}
     assert world.pokes == before
     world.store.put(node("b"))
-    await until(lambda: world.names() == {"a", "b"})
+    await eventually_async(lambda: world.names() == {"a", "b"})
     assert world.pokes > before
 
 
 async def test_a_deletion_missed_while_away_is_seen_by_the_new_list(world: World) -> None:
     world.store.go_away()
-    await until(lambda: world.store.watching == 0)
+    await eventually_async(lambda: world.store.watching == 0)
     world.store.come_back()
     await world.store.delete(Node, "a")
     world.store.compact()
-    await until(lambda: world.names() == set())
+    await eventually_async(lambda: world.names() == set())
 
 
 async def test_silence_is_no_news_but_a_new_watch(world: World) -> None:
     world.store.break_watches(TimeoutError())
-    await until(lambda: world.store.watching == 1)
+    await eventually_async(lambda: world.store.watching == 1)
     world.store.put(node("b"))
-    await until(lambda: world.names() == {"a", "b"})
+    await eventually_async(lambda: world.names() == {"a", "b"})
     assert world.lists() == 1
 
 
@@ -124,7 +118,7 @@ async def test_a_view_is_a_value(world: World) -> None:
     before = world.nodes.view()
     assert world.nodes.view() is before
     world.store.put(node("b"))
-    await until(lambda: world.names() == {"a", "b"})
+    await eventually_async(lambda: world.names() == {"a", "b"})
     assert set(before) == {"a"}
 
 
@@ -140,7 +134,7 @@ class Fabric:
 async def fabric() -> AsyncIterator[Fabric]:
     fabric = Fabric(node("node-a"), pod("mine"), pod("other", node="node-b"))
     task = asyncio.create_task(fabric.watches.run())
-    await until(lambda: fabric.watches.snapshot().sync is Sync.COMPLETE)
+    await eventually_async(lambda: fabric.watches.snapshot().sync is Sync.COMPLETE)
     yield fabric
     task.cancel()
 
@@ -150,7 +144,7 @@ async def test_pods_of_this_node_have_an_index_of_their_own(fabric: Fabric) -> N
     assert set(snapshot.pods) == {"default/mine", "default/other"}
     assert set(snapshot.own_pods) == {"default/mine"}
     await fabric.store.delete(Pod, "mine", namespace="default", grace_period_s=0)
-    await until(lambda: set(fabric.watches.snapshot().own_pods) == set())
+    await eventually_async(lambda: set(fabric.watches.snapshot().own_pods) == set())
     assert set(snapshot.own_pods) == {"default/mine"}
 
 
@@ -158,7 +152,7 @@ async def test_a_kind_that_did_not_change_keeps_its_mapping(fabric: Fabric) -> N
     before = fabric.watches.snapshot()
     assert fabric.watches.snapshot() is before
     fabric.store.put(node("node-c"))
-    await until(lambda: "node-c" in fabric.watches.snapshot().nodes)
+    await eventually_async(lambda: "node-c" in fabric.watches.snapshot().nodes)
     after = fabric.watches.snapshot()
     assert after.pods is before.pods
     assert after.own_pods is before.own_pods
@@ -170,10 +164,10 @@ async def test_sync_waits_for_every_kind_and_says_for_which() -> None:
     hold = fabric.store.hold("list", IPPool)
     task = asyncio.create_task(fabric.watches.run())
     await hold.reached.wait()
-    await until(lambda: fabric.watches.missing() == ("IPPool",))
+    await eventually_async(lambda: fabric.watches.missing() == ("IPPool",))
     assert fabric.watches.snapshot().sync is Sync.WAITING
     hold.release()
-    await until(lambda: fabric.watches.snapshot().sync is Sync.COMPLETE)
+    await eventually_async(lambda: fabric.watches.snapshot().sync is Sync.COMPLETE)
     task.cancel()
 
 
@@ -181,14 +175,14 @@ async def test_a_kind_that_is_not_served_is_named_with_the_reason() -> None:
     fabric = Fabric()
     fabric.store.fail_next("list", IPPool, ApiError("no such kind", status=404, reason="NotFound"), times=10_000)
     task = asyncio.create_task(fabric.watches.run())
-    await until(lambda: fabric.watches.missing() == ("IPPool (404 NotFound: no such kind)",))
+    await eventually_async(lambda: fabric.watches.missing() == ("IPPool (404 NotFound: no such kind)",))
     task.cancel()
 
 
 async def test_a_pod_that_is_asked_for_before_it_is_seen_is_waited_for(fabric: Fabric) -> None:
     asking = asyncio.create_task(fabric.watches.pod("default/new", uid="", within_s=5.0))
     fabric.store.put(pod("old"))
-    await until(lambda: "default/old" in fabric.watches.snapshot().own_pods)
+    await eventually_async(lambda: "default/old" in fabric.watches.snapshot().own_pods)
     assert not asking.done()
     fabric.store.put(pod("new"))
     found = await asking
@@ -209,4 +203,4 @@ async def test_a_pod_that_never_shows_is_none(fabric: Fabric) -> None:
 
 async def test_a_pool_put_anywhere_is_in_the_next_snapshot(fabric: Fabric) -> None:
     fabric.store.put(IPPool(metadata=ObjectMeta(name="p"), spec=IPPoolSpec(cidr="10.0.0.0/16")))
-    await until(lambda: set(fabric.watches.snapshot().pools) == {"p"})
+    await eventually_async(lambda: set(fabric.watches.snapshot().pools) == {"p"})
