@@ -97,7 +97,8 @@ def _run(
 
 
 def _tell(what: str, passed_s: float, whole_s: float, *, terminal: bool, say: Callable[[str], None]) -> None:
-    line = f"{what}: {_minutes(passed_s)} of about {_minutes(whole_s)}"
+    of = f"of about {_minutes(whole_s)}" if passed_s < whole_s else f"so far; {_minutes(whole_s)} is usual"
+    line = f"{what}: {_minutes(passed_s)} {of}"
     if terminal:
         print(f"\r\x1b[K  {line}", end="", flush=True)
     else:
