@@ -1,2 +1,2 @@
-"""The kubelet's door: what a runtime may ask (spec), how it travels (wire, shim.c, build), and the two files on the host
-(conflist). See DESIGN.md."""
+"""The kubelet's door: what a runtime may ask (spec), how it travels (wire, shim.c, build), and the two files that the
+host needs (conflist). See DESIGN.md."""

@@ -17,8 +17,6 @@ import ctypes
 import errno
 import functools
 import os
-import socket
-import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from ipaddress import IPv6Address
@@ -43,18 +41,13 @@ from felix.kernel.protocols import (
     SetLink,
     Step,
 )
-from felix.kernel.rawnl import F_EXCL, F_REPLACE, NLMSG_DONE, NLMSG_ERROR, error_number, number, split
+from felix.kernel.rawnl import F_EXCL, F_REPLACE
+from felix.kernel.sockets import NetlinkSocket
 
 BATCH = 500
 """Routes in one message. More gains nothing, and 500 refusals still fit the receive buffer."""
 
 _CLONE_NEWNET = 0x40000000
-_SOL_NETLINK, _CAP_ACK, _GET_STRICT_CHK = 270, 10, 12
-_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
-_BUFFER_BYTES = 4 << 20
-_ANSWER_LIMIT_S = 10
-_RECEIVE_BYTES = 1 << 15
-"""What the kernel puts into one datagram of a dump at most. More would cost: Python allocates it anew each time."""
 _LOOPBACK = {"lo": 1}
 """LOOPBACK_IFINDEX, in each namespace."""
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -84,62 +77,10 @@ def entered(descriptor: int, *, home: int) -> Iterator[None]:
             os.abort()
 
 
-class _Socket:
-    """A netlink socket, bound to the namespace in which it was made."""
-
-    def __init__(self, protocol: int = 0) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
-        self._socket.bind((0, 0))
-        self.port: int = self._socket.getsockname()[0]
-        self._socket.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)
-        with contextlib.suppress(OSError):  # before Linux 4.20: dumps are unfiltered, decoding sorts out
-            self._socket.setsockopt(_SOL_NETLINK, _GET_STRICT_CHK, 1)
-        for forced, plain in ((_SO_SNDBUFFORCE, socket.SO_SNDBUF), (_SO_RCVBUFFORCE, socket.SO_RCVBUF)):
-            try:
-                self._socket.setsockopt(socket.SOL_SOCKET, forced, _BUFFER_BYTES)
-            except PermissionError:
-                self._socket.setsockopt(socket.SOL_SOCKET, plain, _BUFFER_BYTES)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _ANSWER_LIMIT_S, 0))
-        self._sequence = 0
-
-    def close(self) -> None:
-        self._socket.close()
-
-    def ask(self, requests: list[bytes]) -> tuple[list[bytes], dict[int, OSError]]:
-        """Send as one batch. Returns the bodies of answers, and errors by position in the batch."""
-        first = self._sequence + 1
-        self._sequence += len(requests)
-        self._socket.send(number(requests, first=first))
-        bodies: list[bytes] = []
-        failed: dict[int, OSError] = {}
-        while True:
-            for kind, sequence, body in split(self._socket.recv(_RECEIVE_BYTES)):
-                position = sequence - first
-                if not 0 <= position < len(requests):
-                    continue  # rest of an earlier answer that was given up
-                if kind == NLMSG_ERROR:
-                    code = error_number(body)
-                    if code:
-                        failed[position] = OSError(code, os.strerror(code))
-                    if position == len(requests) - 1:
-                        return bodies, failed
-                elif kind == NLMSG_DONE:
-                    return bodies, failed
-                else:
-                    bodies.append(body)
-
-    def must(self, requests: list[bytes]) -> list[bytes]:
-        """As `ask`; raises the first error."""
-        bodies, failed = self.ask(requests)
-        if failed:
-            raise failed[min(failed)]
-        return bodies
-
-
 class _Namespace:
     """What can be read and done in one namespace: LinkKernel, and running steps."""
 
-    def __init__(self, *, sock: _Socket, identity: tuple[int, int], descriptor: int) -> None:
+    def __init__(self, *, sock: NetlinkSocket, identity: tuple[int, int], descriptor: int) -> None:
         self._sock = sock
         self._descriptor = descriptor
         self.identity = identity
@@ -235,7 +176,7 @@ class NetlinkNetns(_Namespace):
 
     def __init__(self, descriptor: int, *, home: int) -> None:
         with entered(descriptor, home=home):
-            sock = _Socket()
+            sock = NetlinkSocket()
         super().__init__(sock=sock, identity=_identity(descriptor), descriptor=descriptor)
         self._home = home
 
@@ -278,7 +219,7 @@ class NetlinkKernel(_Namespace):
 
     def __init__(self) -> None:
         descriptor = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        super().__init__(sock=_Socket(), identity=_identity(descriptor), descriptor=descriptor)
+        super().__init__(sock=NetlinkSocket(), identity=_identity(descriptor), descriptor=descriptor)
 
     @property
     def port(self) -> int:
@@ -373,7 +314,7 @@ class NetlinkKernel(_Namespace):
     # the rest
 
     def delete_group(self, group: int) -> None:
-        sock = _Socket()  # of its own: the reaper calls from a thread
+        sock = NetlinkSocket()  # of its own: the reaper calls from a thread
         try:
             _, failed = sock.ask([messages.delete_group(group)])
         finally:
