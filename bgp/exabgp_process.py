@@ -27,12 +27,6 @@ from bgp.children import Children
 
 STOP_GRACE_S: Final = 2.0
 
-_WITHOUT_DNS: Final = (
-    "import socket; socket.getfqdn = socket.gethostname; from exabgp.application.main import main; main()"
-)
-"""ExaBGP asks DNS for its own name at every start, to print it when that is slow. Without an answer that takes five
-seconds, and in a cluster the answer comes from a pod, over the very routes that are being restarted."""
-
 
 class Exabgp:
     """At most one process at a time."""
@@ -62,7 +56,7 @@ class Exabgp:
         """Make it the file, if ExaBGP understands it; else the sentence why not. Raises OSError."""
         candidate = self._file.with_name("exabgp.candidate")
         wanted_file.replace(candidate, rendered.text.encode("ascii"))
-        command = (self._python, "-c", _WITHOUT_DNS, "validate", "-n", str(candidate))
+        command = (self._python, "-m", "bgp.exabgp_program", "validate", "-n", str(candidate))
         _, ended = self._children.start(command, environment=self._environment)
         status = await ended
         if status != 0:
@@ -73,7 +67,7 @@ class Exabgp:
 
     async def run(self) -> int:
         """Start it and wait for its end; the exit status."""
-        command = (self._python, "-c", _WITHOUT_DNS, "server", str(self._file))
+        command = (self._python, "-m", "bgp.exabgp_program", "server", str(self._file))
         self.pid, ended = self._children.start(command, environment=self._environment)
         self.starts += 1
         try:
