@@ -287,7 +287,7 @@ def _is_component(process: Process, component: str) -> bool:
     words = " ".join(process.command)
     match component:
         case "exabgp":
-            return "-m exabgp server" in words
+            return "bgp.exabgp_program server" in words
         case "relay":
             return "bgp/relay.py" in words
         case _:

@@ -81,6 +81,10 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     socket.sethostname(spec["name"])
     node_mounts.prepare(Path(spec["directory"]), needed=[Path(p) for p in spec["needed"]])
+    # As on any machine: its own name needs no DNS, which there is none of here.
+    Path("/etc/hosts").write_text(f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {spec['name']}\n")
+    Path("/etc/resolv.conf").unlink(missing_ok=True)
+    Path("/etc/resolv.conf").write_text("")
     for path, (owner, mode) in spec["own_directories"].items():
         Path(path).mkdir(parents=True, exist_ok=True)
         os.chown(path, owner, owner)
