@@ -13,7 +13,7 @@ import pytest
 
 from crds import credentials
 from crds.bgp_kinds import BGPPeer, BGPPeerSpec
-from crds.core import Namespace, Pod, Secret
+from crds.core import POD_IPS, Namespace, Pod, Secret
 from crds.errors import AlreadyExists, ApiError, BadObject, Conflict, Gone, Invalid, NotFound
 from crds.fake_store import FakeStore
 from crds.http_store import HttpStore
@@ -345,9 +345,12 @@ async def test_a_pods_status_lets_annotations_through_but_only_of_the_pod_that_w
     await _run_pod(world, namespace)
     uid = (await world.store.get(Pod, "pod", namespace=namespace)).metadata.uid
     where = {"namespace": namespace, "subresource": "status"}
-    noted = {"metadata": {"uid": uid, "annotations": {"example.org/note": "1"}}, "spec": {"hostNetwork": True}}
+    noted = {
+        "metadata": {"uid": uid, "annotations": {"cni.projectcalico.org/note": "1"}},
+        "spec": {"hostNetwork": True},
+    }
     patched = await world.store.patch(Pod, "pod", noted, **where)
-    assert patched.metadata.annotations["example.org/note"] == "1"
+    assert patched.metadata.annotations["cni.projectcalico.org/note"] == "1"
     assert not patched.spec.host_network
     with pytest.raises((Conflict, Invalid)):
         await world.store.patch(Pod, "pod", noted | {"metadata": {"uid": "another"}}, **where)
