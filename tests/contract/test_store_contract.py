@@ -13,7 +13,7 @@ import pytest
 
 from crds import credentials
 from crds.bgp_kinds import BGPPeer, BGPPeerSpec
-from crds.core import POD_IPS, Namespace, Pod, Secret
+from crds.core import Namespace, Pod, Secret
 from crds.errors import AlreadyExists, ApiError, BadObject, Conflict, Gone, Invalid, NotFound
 from crds.fake_store import FakeStore
 from crds.http_store import HttpStore
