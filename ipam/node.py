@@ -39,13 +39,13 @@ from ipam.journal import Journal, JournalError, Row, RowState
 from ipam.recovery import adopt_kernel, adopt_rows, overlay, rebuild
 from ipam.requests import AssignAnswer, Assigned, AssignRequest, Exhausted, IPAddress, IPNetwork, TryLater
 from ipam.state import BlockState, NodeState
-from ipam.upkeep import Upkeep, UpkeepTimes, remembered_blocks
+from ipam.upkeep import SWEEP_HANDLES, Upkeep, UpkeepTimes, remembered_blocks
 from ipam.view import ClusterView
 from ipam.world import World
 from ipam.writer import Writer, shows
 
-CLAIM_TRIES = 8
-"""Blocks that an ADD may lose to other nodes in a row before it says "try again later"."""
+CLAIM_TRIES = 64
+"""Blocks that an ADD may lose to other nodes in a row before it says "try again later"; `assign_s` usually ends it first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +158,8 @@ class NodeIPAM:
         parsed = [(wire, block) for wire in ours if (block := _readable(wire)) is not None]
         if self.journal.doubt:
             rebuild(ledger, [block for _, block in parsed], kernel=self._kernel, node=self.node, now_s=now_s)
-            self._rebuilt, self._upkeep.sweep_handles = self.journal.doubt, True
+            self._rebuilt = self.journal.doubt
+            self.journal.set_meta(SWEEP_HANDLES, 1)
         else:
             for _, block in parsed:
                 adopt_rows(block, ledger, node=self.node, now_s=now_s)
@@ -214,10 +215,8 @@ class NodeIPAM:
                 match choose(request, family=family, site=site):
                     case UseBlock() as use:
                         uses_.append(use)
-                    case ClaimBlock(cidr=cidr):
-                        await self._upkeep.heal()
-                        if not any(own.standing is Standing.UNSURE for own in self._holdings.own.values()):
-                            await self._upkeep.claim(cidr)
+                    case ClaimBlock():
+                        await self._claim_for(request, family=family)
                         break
                     case Exhausted() as exhausted:
                         return exhausted
@@ -228,6 +227,15 @@ class NodeIPAM:
             if why := self.closed():
                 return TryLater(why)
         return TryLater("other nodes were quicker to claim every block that was tried")
+
+    async def _claim_for(self, request: AssignRequest, *, family: int) -> None:
+        """Get a block for a request, unless somebody who waited before it already has."""
+        if any(own.standing is Standing.UNSURE for own in self._holdings.own.values()):
+            await self._upkeep.heal()
+        async with self._upkeep.claiming:
+            choice = choose(request, family=family, site=self._upkeep.site())
+            if isinstance(choice, ClaimBlock):
+                await self._upkeep.claim_locked(choice.cidr)
 
     async def _take(self, request: AssignRequest, uses_: list[UseBlock]) -> AssignAnswer | None:
         """Take what was chosen; no await before the rows are in the journal's transaction. None: choose again."""

@@ -5,7 +5,7 @@ do, so a pass that failed half-way is simply run again. API errors end a pass (a
 the caller backs off. The view may lag behind our own writes, so anything that looks wrong in it is read live before it
 is acted upon.
 
-Called by node: `turn` from its loop, `heal` and `claim` also from an ADD that finds no address. All claims and releases
+Called by node: `turn` from its loop, `heal` and `claim_locked` also from an ADD that finds no address. All claims and releases
 of a node run one at a time under `claiming`.
 """
 
@@ -48,6 +48,9 @@ class UpkeepTimes:
     """Between two looks for leaks; a leak must be seen in two."""
 
 
+SWEEP_HANDLES = "sweep-handles"
+"""Set in the journal from a rebuild until no orphan handle object is left: the next crash must not forget it."""
+
 AHEAD = 16
 """Free addresses (or a quarter of a block) below which the next block is claimed, before anybody waits for it."""
 
@@ -74,7 +77,6 @@ class Upkeep:
         self._times, self._free = times, free
         self.claiming = asyncio.Lock()
         self.kernel: Collection[IPAddress] | None = None
-        self.sweep_handles = False
         self._doubted: frozenset[Row] = frozenset()
         self._orphans: frozenset[str] = frozenset()
         self._gc_at_s = float("-inf")
@@ -189,7 +191,7 @@ class Upkeep:
             case Remedy.NOTHING if own is not None and own.standing is Standing.CONFIRMED:
                 pass
             case Remedy.NOTHING | Remedy.CLAIM:
-                await self._claim_locked(cidr)
+                await self.claim_locked(cidr)
             case Remedy.DROP_AFFINITY:
                 await self._claims.drop_affinity(cidr)
                 self._forget(cidr)
@@ -204,14 +206,8 @@ class Upkeep:
 
     # -- claims -----------------------------------------------------------------------------------------------------
 
-    async def claim(self, cidr: IPNetwork) -> Claimed | Taken:
-        """Claim a block now, for an ADD that waits."""
-        async with self.claiming:
-            if (own := self._holdings.own.get(cidr)) is not None and own.standing is Standing.CONFIRMED:
-                return Claimed(own)
-            return await self._claim_locked(cidr)
-
-    async def _claim_locked(self, cidr: IPNetwork) -> Claimed | Taken:
+    async def claim_locked(self, cidr: IPNetwork) -> Claimed | Taken:
+        """Claim a block now; the caller holds `claiming`."""
         outcome = await self._claims.claim(cidr)
         if isinstance(outcome, Taken):
             self._world.lose(cidr)
@@ -223,14 +219,15 @@ class Upkeep:
             return
         for family in (4, 6):
             nobody = AssignRequest(handle=HandleID(""), namespace="", pod="")
-            for _ in range(4):
-                site = self.site()
-                pools = qualifying_pools(nobody, family=family, site=site)
-                if isinstance(pools, Exhausted) or not self._is_short(family, site):
-                    break
-                choice = choose_claim(pools, family=family, site=site)
-                if not isinstance(choice, ClaimBlock) or isinstance(await self.claim(choice.cidr), Claimed):
-                    break
+            async with self.claiming:
+                for _ in range(4):
+                    site = self.site()
+                    pools = qualifying_pools(nobody, family=family, site=site)
+                    if isinstance(pools, Exhausted) or not self._is_short(family, site):
+                        break
+                    choice = choose_claim(pools, family=family, site=site)
+                    if not isinstance(choice, ClaimBlock) or isinstance(await self.claim_locked(choice.cidr), Claimed):
+                        break
 
     def _is_short(self, family: int, site: Site) -> bool:
         blocks = [block for block in site.owned if block.cidr.version == family]
@@ -298,7 +295,7 @@ class Upkeep:
         for row in twice:
             if self._holdings.ledger.held.get(row.address) == row and not await self._is_alive(row):
                 self._free(row)
-        if self.sweep_handles:
+        if self._journal.meta(SWEEP_HANDLES):
             await self._collect_handles()
 
     async def _is_alive(self, row: Row) -> bool:
@@ -324,7 +321,8 @@ class Upkeep:
         for handle in orphans:
             if handle.metadata.name in self._orphans:
                 await self._writer.sweep_handle(handle)
-        self.sweep_handles = bool(names - self._orphans)
+        if not names:
+            self._journal.unset_meta(SWEEP_HANDLES)
         self._orphans = names
 
 

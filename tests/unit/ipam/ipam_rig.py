@@ -22,6 +22,7 @@ from ipam.check import check
 from ipam.clock import ManualClock
 from ipam.journal import Journal
 from ipam.node import NodeIPAM, Times
+from ipam.recovery import CONTAINER_ID
 from ipam.requests import AssignRequest, IPAddress
 from ipam.view import ClusterView, Sync
 
@@ -44,7 +45,10 @@ def node_object(name: str = "n1", *, uid: str = "uid-n1", labels: Mapping[str, s
 
 
 def pod_object(name: str, *, node: str = "n1", addresses: tuple[IPAddress, ...] = (), **status: Any) -> Pod:
-    annotations = {"cni.projectcalico.org/podIPs": ",".join(f"{a}/{a.max_prefixlen}" for a in addresses)}
+    annotations = {
+        "cni.projectcalico.org/podIPs": ",".join(f"{a}/{a.max_prefixlen}" for a in addresses),
+        CONTAINER_ID: name,
+    }
     return Pod(
         metadata=ObjectMeta(name=name, namespace="default", annotations=annotations if addresses else {}),
         spec=PodSpec(node_name=node),
@@ -77,9 +81,7 @@ class Rig:
     ) -> NodeIPAM:
         """A NodeIPAM as a freshly started agent has it; `machine` and `boot` name its state and run directories."""
         machine = machine or name
-        journal = Journal(
-            state_dir=self.directory / machine / "var", run_dir=self.directory / machine / f"run-{boot}"
-        )
+        journal = Journal(state_dir=self.directory / machine / "var", run_dir=self.directory / machine / f"run-{boot}")
         return NodeIPAM(
             node=NodeName(name),
             store=store or self.store,
@@ -107,7 +109,9 @@ class Rig:
             pods=tuple(p for p in (await store.list(Pod)).items if p.spec.node_name == node),
         )
 
-    async def started(self, name: str = "n1", *, kernel: Mapping[IPAddress, str] | None = None, **more: Any) -> NodeIPAM:
+    async def started(
+        self, name: str = "n1", *, kernel: Mapping[IPAddress, str] | None = None, **more: Any
+    ) -> NodeIPAM:
         """A node that has seen everything, recovered, renewed its Lease and done one pass."""
         node = self.node(name, **more)
         node.see(await self.view(name))
@@ -150,7 +154,8 @@ class Rig:
     async def change(self, obj: Any, **spec: Any) -> Any:
         """Somebody else writes an object's spec."""
         changed = msgspec.structs.replace(obj, spec=msgspec.structs.replace(obj.spec, **spec))
-        return await self.store.replace(changed)
+        put = getattr(self.store, "put", None)
+        return put(changed) if put else await self.store.replace(changed)
 
 
 def crash(node: NodeIPAM) -> None:

@@ -66,7 +66,9 @@ def test_an_allocation_that_nobody_heard_of_goes_back_to_the_head() -> None:
 
 
 def test_equal_owners_share_one_attribute_and_unused_ones_vanish() -> None:
-    two = block().take(0, handle=A, attributes=OWNER).take(1, handle=A, attributes=OWNER).take(2, handle=B, attributes=())
+    two = (
+        block().take(0, handle=A, attributes=OWNER).take(1, handle=A, attributes=OWNER).take(2, handle=B, attributes=())
+    )
     spec = render_block(two, metadata=META).spec
     assert spec.allocations == (0, 0, 1, None, None, None, None, None)
     assert [attribute.handle_id for attribute in spec.attributes] == [A, B]
@@ -81,7 +83,10 @@ def test_equal_owners_share_one_attribute_and_unused_ones_vanish() -> None:
 
 def test_what_another_writer_left_inconsistent_counts_as_held() -> None:
     spec = IPAMBlockSpec(
-        cidr="10.0.0.0/30", allocations=(5, None, 0, None), unallocated=(1, 1, 0, 9), attributes=(AllocationAttribute(),)
+        cidr="10.0.0.0/30",
+        allocations=(5, None, 0, None),
+        unallocated=(1, 1, 0, 9),
+        attributes=(AllocationAttribute(),),
     )
     parsed = parse_block(IPAMBlock(spec=spec))
     assert set(parsed.entries) == {0, 2}
@@ -181,7 +186,15 @@ def test_the_checker_sees_a_broken_block() -> None:
     wire = render_block(held, metadata=META)
     broken = msgspec.structs.replace(wire, spec=msgspec.structs.replace(wire.spec, unallocated=(0, 1, 1, 9)))
     found = " ".join(str(p) for p in check(pools=[], blocks=[broken], affinities=[], handles=[], pods=[], now_s=0.0))
-    for words in ("twice", "outside", "allocated and unallocated", "add up", "no confirmed", "lies in no IPPool", "counts 0"):
+    for words in (
+        "twice",
+        "outside",
+        "allocated and unallocated",
+        "add up",
+        "no confirmed",
+        "lies in no IPPool",
+        "counts 0",
+    ):
         assert words in found
 
 

@@ -145,7 +145,9 @@ async def test_a_full_pool_is_said_in_one_sentence(tmp_path: Path) -> None:
     for number in range(8):
         await pod(rig, node, f"p{number}")
     refused = await node.assign(request("late"))
-    assert refused == Exhausted(("pool-a",), "IPPools pool-a have no free address: every block is taken by a node and full")
+    assert refused == Exhausted(
+        ("pool-a",), "IPPools pool-a have no free address: every block is taken by a node and full"
+    )
 
 
 # -- the API server is away ---------------------------------------------------------------------------------------------
