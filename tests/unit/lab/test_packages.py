@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(packages, "SEARCH_PATH", str(directory))
     monkeypatch.setattr(packages, "PROGRAMS", {"frobnicate": "frob-tools"})
     monkeypatch.setattr(packages, "FILES", {})
-    monkeypatch.setattr(packages.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setenv("PATH", str(directory))
     return directory
 
@@ -53,7 +54,7 @@ def test_without_apt_the_sentence_names_the_package(machine: Path) -> None:
 
 def test_without_root_the_sentence_names_the_command(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(machine, "apt-get")
-    monkeypatch.setattr(packages.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(packages.Missing, match="sudo apt-get install frob-tools"):
         packages.install()
 
