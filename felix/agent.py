@@ -240,7 +240,9 @@ class Agent:
         self._look_after_s = ended_s + pause_after_look_s(ended_s - started_s)
 
     def _speak(self, snapshot: Snapshot, *, blocks: frozenset[IPNetwork]) -> tuple[SessionPlan, tuple[Problem, ...]]:
-        plan = self._speech.plan(snapshot)
+        # A session that half a view implies (a mesh, before the BGPConfiguration that turns it off has been read) must
+        # not be opened; what the speaker holds from before stays up as it is, for an incomplete set takes nothing away.
+        plan = self._speech.plan(snapshot) if snapshot.sync is Sync.COMPLETE else SessionPlan(neighbors=(), problems=())
         told = self._speech.advertisement(
             snapshot,
             blocks=blocks,
