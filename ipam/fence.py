@@ -80,6 +80,7 @@ class Observe:
     """A stranger's Lease: see whether it moves. `stranger` is its instance."""
 
     stranger: str
+    older_copy: int = 0
 
 
 def lease_name(node: NodeName) -> str:
@@ -101,7 +102,7 @@ def decide(lease: Lease | None, me: Identity) -> Take | Observe:
         return Take()
     if lease.spec.holder_identity and lease.spec.holder_identity != me.node_uid:
         return Take(missing)  # of a Node object that is gone: its agent is closed by that alone
-    return Observe(marks[INSTANCE])
+    return Observe(marks[INSTANCE], missing)
 
 
 def closed_because(renewal: Renewal | None, *, instance: str, clock: Clock, times: FenceTimes) -> str:
@@ -149,15 +150,14 @@ class Fence:
         started_s = self._clock.boot_s()
         lease = await self._read()
         me = Identity(node_uid, self._journal.instance, self._journal.journal_id, self._journal.generation())
-        match decide(lease, me):
-            case Observe(stranger=stranger):
-                wait_s = self._watch(lease, stranger)
-                if wait_s > 0:
-                    return wait_s
-            case Take(older_copy=older_copy):
-                self.older_copy = self.older_copy or older_copy
-                if older_copy:
-                    self._journal.set_meta("generation", me.generation + older_copy)
+        verdict = decide(lease, me)
+        if isinstance(verdict, Observe):
+            wait_s = self._watch(lease, verdict.stranger)
+            if wait_s > 0:
+                return wait_s
+        if verdict.older_copy:
+            self.older_copy = verdict.older_copy
+            self._journal.set_meta("generation", me.generation + verdict.older_copy)
         await self._write(lease, node_uid)
         self._observed, self.refusal, self.is_held = None, "", True
         self._renewal = Renewal(self._clock.boot_id, self._journal.instance, started_s)
