@@ -5,11 +5,11 @@ Called by `ctl.main`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import typer
 
@@ -38,7 +38,7 @@ class Target:
 def cluster(target: Target) -> Iterator[KubeStore]:
     """The store of that cluster; ends the program with one sentence on standard error when something goes wrong."""
     try:
-        yield KubeStore.from_kubeconfig(_path(target), context=target.context)
+        yield KubeStore(kubeconfig=Path(target.kubeconfig) if target.kubeconfig else None, context=target.context)
     except ApiError as error:
         fail(f"the API server refused: {error.message or error.reason}")
     except BadObject as error:
@@ -47,14 +47,7 @@ def cluster(target: Target) -> Iterator[KubeStore]:
         fail(f"the cluster cannot be reached: {error}; is --kubeconfig (or KUBECONFIG) right?")
 
 
-def fail(sentence: str) -> None:
+def fail(sentence: str) -> NoReturn:
     """Say why and end with status 1."""
     typer.echo(f"tortiectl: {sentence}", err=True)
     raise typer.Exit(ExitCode.FAILED)
-
-
-def _path(target: Target) -> str:
-    chosen = target.kubeconfig or os.environ.get("KUBECONFIG", "")
-    if not chosen and not Path("~/.kube/config").expanduser().exists():
-        fail("no cluster is named: give --kubeconfig FILE or set KUBECONFIG")
-    return chosen

@@ -66,7 +66,7 @@ def version(
     rows = [("Client Version", data["clientVersion"])]
     if not client:
         with cluster(context.obj) as store:
-            data["serverVersion"] = store.server_version()
+            data["serverVersion"] = str(store.request("GET", "/version")["gitVersion"])
             rows.append(("Kubernetes Version", data["serverVersion"]))
             try:
                 spec = store.get(ClusterInformation, "default").spec
