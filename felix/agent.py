@@ -32,7 +32,7 @@ from crds.values import NodeName
 from felix.bgp_link import BgpLink
 from felix.calc.routes import RouteIndex, RouteInputs, WantedRoutes
 from felix.calc.speech import Speech, node_addresses_of
-from felix.calc.views import PolicyView, cluster_view
+from felix.calc.views import PolicyView, cluster_view, same_view
 from felix.dataplane.routes import KEEP_ALL, SWEEP_ALL, Origin, RouteWriter
 from felix.kernel.protocols import IPAddress, IPNetwork
 from felix.kernel_view import AgentKernel, KernelView, pause_after_look_s
@@ -120,7 +120,7 @@ class Agent:
         self._look_timer: asyncio.TimerHandle | None = None
         self._fresh = False
         self._pods_due = False
-        self._shown: Snapshot | None = None
+        self._shown: ClusterView | None = None
         self._retry_s = RETRY_FIRST_S
         self._retry_timer: asyncio.TimerHandle | None = None
         self._gate_failures = 0
@@ -197,9 +197,7 @@ class Agent:
         """Once from top to bottom. Raises OSError when the kernel cannot be read."""
         snapshot = self._watches.snapshot()
         self._look(now_s=time.monotonic())
-        if snapshot is not self._shown:
-            self._addresses.see(cluster_view(snapshot, node=self._node))
-            self._shown = snapshot
+        self._show(snapshot)
         blocks = self._addresses.blocks()
         plan, problems = self._speak(snapshot, blocks=blocks)
         wanted = self._wanted(snapshot, blocks=blocks)
@@ -238,6 +236,13 @@ class Agent:
         self._fresh = True
         ended_s = time.monotonic()
         self._look_after_s = ended_s + pause_after_look_s(ended_s - started_s)
+
+    def _show(self, snapshot: Snapshot) -> None:
+        """Show IPAM the cluster, if anything that concerns it is new: not each Pod of each other node."""
+        view = cluster_view(snapshot, node=self._node)
+        if not same_view(view, self._shown):
+            self._addresses.see(view)
+            self._shown = view
 
     def _speak(self, snapshot: Snapshot, *, blocks: frozenset[IPNetwork]) -> tuple[SessionPlan, tuple[Problem, ...]]:
         # A session that half a view implies (a mesh, before the BGPConfiguration that turns it off has been read) must

@@ -69,6 +69,22 @@ def cluster_view(snapshot: Snapshot, *, node: NodeName) -> ClusterView:
     )
 
 
+def same_view(one: ClusterView, other: ClusterView | None) -> bool:
+    """Whether two views show the same objects; by identity, for each object is made once."""
+    if other is None or (one.sync, one.node_uid) != (other.sync, other.node_uid):
+        return False
+    if one.configuration is not other.configuration or one.node_labels != other.node_labels:
+        return False
+    if one.blocks is not other.blocks or one.affinities is not other.affinities:
+        return False
+    pairs: tuple[tuple[tuple[object, ...], tuple[object, ...]], ...] = (
+        (one.pools, other.pools),
+        (one.reservations, other.reservations),
+        (one.pods, other.pods),
+    )
+    return all(len(new) == len(old) and all(a is b for a, b in zip(new, old, strict=True)) for new, old in pairs)
+
+
 def pod_interfaces(links: Iterable[Link]) -> Mapping[IPAddress, str]:
     """Local addresses and their interfaces, by the marks on the interfaces themselves: a restarted agent knows them
     as well as the one that made them. One that is being built counts from when it is up; a dead one does not."""
