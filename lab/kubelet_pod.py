@@ -18,6 +18,7 @@ import queue
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,26 +65,35 @@ class PodWorker(threading.Thread):
 
     def run(self) -> None:
         """Look, act, wait; ends when nothing of the pod is left."""
-        wait_s = 0.0
+        until_s = 0.0
+        wakes: Callable[[Json | None], bool] = _anything
         while True:
-            try:
-                self._pod = self._news.get(timeout=wait_s) if wait_s else self._pod
-                while not self._news.empty():
-                    self._pod = self._news.get()
-            except queue.Empty:
-                pass
+            self._await_news(until_s=until_s, wakes=wakes)
             try:
                 if self._look():
                     return
-                wait_s, self.retry_s = POLL_S, FIRST_RETRY_S
+                until_s, wakes = time.monotonic() + POLL_S, _anything
+                self.retry_s = FIRST_RETRY_S
             except (CniFailed, ApiRefused, OSError, subprocess.CalledProcessError) as error:
                 print(f"event=retry pod={self.name} wait_s={self.retry_s} problem={str(error)!r}", flush=True)
-                wait_s, self.retry_s = self.retry_s, min(self.retry_s * 2, LONGEST_RETRY_S)
+                # A back-off must last: our own status patches come back as news too.
+                until_s, wakes = time.monotonic() + self.retry_s, _its_end
+                self.retry_s = min(self.retry_s * 2, LONGEST_RETRY_S)
+
+    def _await_news(self, *, until_s: float, wakes: Callable[[Json | None], bool]) -> None:
+        """Return at `until_s`, or at news that `wakes`; the newest object is taken on either way."""
+        while (left_s := until_s - time.monotonic()) > 0:
+            try:
+                self._pod = self._news.get(timeout=left_s)
+            except queue.Empty:
+                return
+            if self._news.empty() and wakes(self._pod):
+                return
 
     def _look(self) -> bool:
         """One step; True when the pod is gone for good."""
         pod = self._pod
-        if pod is None or "deletionTimestamp" in pod["metadata"]:
+        if pod is None or _its_end(pod):
             self._tear_down(grace_s=_grace_s(pod))
             if pod is not None:
                 self._remove_object(pod)
@@ -190,6 +200,14 @@ class PodWorker(threading.Thread):
             status = kubelet_objects.pod_status(pod, state, host_addresses=addresses, now=now())
             self._api.patch(f"{_path(pod)}/status", status)
             self._reported = timeless
+
+
+def _anything(_pod: Json | None) -> bool:
+    return True
+
+
+def _its_end(pod: Json | None) -> bool:
+    return pod is None or "deletionTimestamp" in pod["metadata"]
 
 
 def _path(pod: Json) -> str:
