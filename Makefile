@@ -44,9 +44,10 @@ clean: ## remove what was made in the checkout; the cache outside it stays
 	@rm -rf build dist .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-setup: _root ## only the set-up: packages, Python environment, control plane binaries
+setup: _root ## only the set-up: packages, Python environment, control plane binaries, CNI program
 	@$(BIN)/python -m lab.packages
 	@$(BIN)/python -m lab.binaries
+	@$(BIN)/python -m cni.build >/dev/null
 
 _root:
 	@sh lab/preflight.sh root $(firstword $(MAKECMDGOALS))
