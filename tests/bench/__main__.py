@@ -16,6 +16,8 @@ BENCHES = {
     "cni-add": "cni_bench",
     "cni-del": "cni_bench",
     "pod-burst": "cni_bench",
+    "footprint": "footprint_bench",
+    "routes": "routes_bench",
 }
 """Name -> the module beside this one that has it. A module takes the names that it shall run as arguments."""
 

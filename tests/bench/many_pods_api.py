@@ -1,9 +1,11 @@
 """An API server of a large cluster, as far as an agent looks at it: 10,000 Pods of 4 kB, lists in pages, watches.
 
-    python -m tests.bench.many_pods_api PORT PODS NODES CHANGES-PER-SECOND
+    python -m tests.bench.many_pods_api PORT PODS NODES CHANGES-PER-SECOND [FILE]
 
-Reads are answered from memory; a write is answered with what was sent. Used by footprint_bench alone: nothing here
-checks what an agent does, it only makes it work.
+FILE holds more objects, as JSON: {"ippools": [...], ...}.
+
+Reads are answered from memory; a write is answered with what was sent. Used by footprint_bench and routes_bench:
+nothing here checks what an agent does, it only makes it work.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -123,8 +126,10 @@ class Cluster:
 
 def main() -> None:
     """Serve until killed."""
-    port, pods, nodes, changes_s = (float(word) for word in sys.argv[1:])
+    port, pods, nodes, changes_s = (float(word) for word in sys.argv[1:5])
     cluster = Cluster(pods=int(pods), nodes=int(nodes), changes_s=changes_s)
+    for path in sys.argv[5:]:
+        cluster.objects |= json.loads(Path(path).read_text())
     app = web.Application()
     app.router.add_route("*", "/{tail:.*}", cluster.answer)
     web.run_app(app, host="127.0.0.1", port=int(port), access_log=None, print=None)
