@@ -2,6 +2,8 @@
 
 `lab` and `dual_lab` cost some ten seconds once. Tests share them: make pods of your own with names of your own, and
 leave the fabric as it was (`fabric_as_it_was` heals cables and starts what was killed).
+
+While a test is being written, `TORTIE_TEST_LAB=NAME` runs it on a default lab that is up already, and leaves that up.
 """
 
 from __future__ import annotations
@@ -21,7 +23,10 @@ def _name(kind: str) -> str:
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
-    """Two racks of two nodes, a BIRD and an FRR top-of-rack router, one spine."""
+    """Two racks of two nodes, a BIRD and an FRR top-of-rack router, one spine. See `TORTIE_TEST_LAB` above."""
+    if standing := os.environ.get("TORTIE_TEST_LAB"):
+        yield Lab.attach(standing)
+        return
     with Lab.up("default", name=_name("a")) as up:
         yield up
 
