@@ -24,6 +24,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 from bgp.import_policy import ImportPolicy
@@ -33,7 +34,7 @@ from felix.bgp_link import BgpLink
 from felix.calc.routes import RouteIndex, RouteInputs, WantedRoutes
 from felix.calc.speech import Speech, node_addresses_of
 from felix.calc.views import PolicyView, cluster_view, same_view
-from felix.dataplane.routes import KEEP_ALL, SWEEP_ALL, Origin, RouteWriter
+from felix.dataplane.routes import KEEP_ALL, SWEEP_ALL, Origin, Plan, RouteWriter
 from felix.kernel.protocols import IPAddress, IPNetwork
 from felix.kernel_view import AgentKernel, KernelView, pause_after_look_s
 from felix.snapshot import Snapshot, Sync
@@ -304,7 +305,7 @@ class Agent:
             started_s = time.monotonic()
             self.writer.apply(plan)
             self.apply_s(time.monotonic() - started_s)
-            self._tell(len(plan.puts) + len(plan.drops), text=str(plan))
+            self._tell(plan)
         failures = len(self.writer.failures)
         if failures:
             self._later(self.retry)
@@ -312,10 +313,11 @@ class Agent:
             self._retry_s = RETRY_FIRST_S
         return failures, plan.kept
 
-    def _tell(self, count: int, *, text: str) -> None:
-        lines = text.splitlines()
-        more = f"\n… and {len(lines) - PLAN_LINES_MAX} more" if len(lines) > PLAN_LINES_MAX else ""
-        log.info("routes changed=%d\n%s%s", count, "\n".join(lines[:PLAN_LINES_MAX]), more)
+    def _tell(self, plan: Plan) -> None:
+        count = len(plan.puts) + len(plan.drops)
+        shown = "\n".join(islice(plan.lines(), PLAN_LINES_MAX))
+        more = f"\n… and {count - PLAN_LINES_MAX} more" if count > PLAN_LINES_MAX else ""
+        log.info("routes changed=%d\n%s%s", count, shown, more)
         for route, error in self.writer.failures.items():
             log.warning('route refused route="%s" error="%s"', route, error)
 

@@ -93,17 +93,21 @@ def local_routes(inputs: RouteInputs) -> dict[RouteKey, Route]:
     return routes
 
 
+def reached(next_hops: frozenset[IPAddress], *, hops: Hops) -> tuple[NextHop, ...]:
+    """The ways to these BGP next hops, those alone that lead anywhere now; each once."""
+    found = {hop for address in next_hops for hop in hops.get(address, ())}
+    return tuple(sorted(found, key=str)) if len(found) > 1 else tuple(found)
+
+
 def bgp_route(best: BestRoute, *, hops: Hops, sources: Mapping[int, IPAddress]) -> Route | None:
     """The route of a best path; None if none of its next hops can be reached now."""
-    reached = {hop for address in best.next_hops for hop in hops.get(address, ())}
-    if not reached:
+    return _route(best, ways=reached(best.next_hops, hops=hops), sources=sources)
+
+
+def _route(best: BestRoute, *, ways: tuple[NextHop, ...], sources: Mapping[int, IPAddress]) -> Route | None:
+    if not ways:
         return None
-    return Route(
-        dst=best.prefix,
-        next_hops=tuple(reached),
-        metric=BGP_METRIC,
-        source=sources.get(best.prefix.version),
-    )
+    return Route(dst=best.prefix, next_hops=ways, metric=BGP_METRIC, source=sources.get(best.prefix.version))
 
 
 class Inside:
@@ -158,13 +162,16 @@ class RouteIndex:
         unresolved: list[IPNetwork] = []
         refused: list[IPNetwork] = []
         known, self._bgp = self._bgp, {}
+        ways: dict[frozenset[IPAddress], tuple[NextHop, ...]] = {}
         for prefix, best in inputs.best.items():
             if prefix in inside and not _lives_elsewhere(prefix, inputs.elsewhere):
                 refused.append(prefix)
                 continue
             entry = known.get(prefix)
             if entry is None or entry[0] is not best:
-                entry = (best, bgp_route(best, hops=inputs.hops, sources=inputs.sources))
+                if best.next_hops not in ways:
+                    ways[best.next_hops] = reached(best.next_hops, hops=inputs.hops)
+                entry = (best, _route(best, ways=ways[best.next_hops], sources=inputs.sources))
             self._bgp[prefix] = entry
             if entry[1] is None:
                 unresolved.append(prefix)

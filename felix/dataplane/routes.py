@@ -19,7 +19,7 @@ Called by `felix.agent`. Blocks for the kernel's time only: about 10 us a route.
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -67,11 +67,15 @@ class Plan:
         """Whether it takes away the route of a pod."""
         return any(route.kind is RouteKind.UNICAST and origin(route) is Origin.LOCAL for route in self.drops)
 
-    def __str__(self) -> str:
-        lines = [f"+ {route}" for route in self.puts] + [f"- {route}" for route in self.drops]
+    def lines(self) -> Iterator[str]:
+        """One a route, in order; made as they are asked for, for a plan may hold ten thousand."""
+        yield from (f"+ {route}" for route in self.puts)
+        yield from (f"- {route}" for route in self.drops)
         if self.kept:
-            lines.append(f"= {self.kept} kept until their source is in sync")
-        return "\n".join(lines)
+            yield f"= {self.kept} kept until their source is in sync"
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
 
 
 class RouteWriter:
