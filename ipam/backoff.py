@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Backoff:
-    """Waits of `base_s` to `cap_s`, each spread over half to the whole of itself."""
+    """Waits of `base_s` to `cap_s`, each spread over half to the whole of itself. The cap is short: two seconds
+    after the API server is back it is to show everything."""
 
     rng: random.Random
     base_s: float = 0.2
-    cap_s: float = 5.0
+    cap_s: float = 1.5
     _failures: int = 0
 
     def next_s(self) -> float:

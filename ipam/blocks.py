@@ -159,7 +159,7 @@ class Block:
 
 
 def has_cooled(entry: Cooling, *, now_s: float, cooldown_s: int) -> bool:
-    """Whether an ordinal may be reused. releasedAt has whole seconds, so one more is waited, but for a cool-down of 0."""
+    """Whether an ordinal may be reused; releasedAt has whole seconds, so one more is waited, unless it is 0."""
     return now_s >= entry.released_at_s + (cooldown_s + 1 if cooldown_s else 0)
 
 
@@ -182,7 +182,7 @@ def attributes_of(values: Mapping[str, str]) -> Attributes:
     return tuple(sorted(values.items()))
 
 
-# -- the border: IPAMBlock ----------------------------------------------------------------------------------------------
+# -- the border: IPAMBlock
 
 
 def parse_block(wire: IPAMBlock) -> Block:

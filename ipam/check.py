@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_network
+from itertools import pairwise
 
 from crds.blocks import BlockAffinity, IPAMBlock, IPAMHandle
 from crds.core import Pod
@@ -111,14 +112,16 @@ def _affinity_problems(blocks: dict[str, Block], affinities: list[BlockAffinity]
             yield Problem(kind="BlockAffinity", name=affinity.metadata.name, what=f"is in state {spec.state}")
     for name, block in blocks.items():
         if block.affinity and not confirmed[str(block.cidr)]:
-            yield Problem(kind="IPAMBlock", name=name, what=f"has affinity {block.affinity}, but no confirmed BlockAffinity")
+            yield Problem(
+                kind="IPAMBlock", name=name, what=f"has affinity {block.affinity}, but no confirmed BlockAffinity"
+            )
         if confirmed[str(block.cidr)] > 1:
             yield Problem(kind="IPAMBlock", name=name, what="has several confirmed BlockAffinities")
 
 
 def _overlaps(blocks: dict[str, Block]) -> Iterator[Problem]:
     ordered = sorted(blocks.items(), key=lambda item: (item[1].cidr.version, int(item[1].cidr.network_address)))
-    for (_, before), (name, block) in zip(ordered, ordered[1:], strict=False):
+    for (_, before), (name, block) in pairwise(ordered):
         if before.cidr.version == block.cidr.version and before.cidr.overlaps(block.cidr):
             yield Problem(kind="IPAMBlock", name=name, what=f"overlaps {before.cidr}")
 
@@ -150,9 +153,9 @@ def _handle_problems(blocks: dict[str, Block], handles: list[IPAMHandle]) -> Ite
         if said.get((handle, cidr), 0) < count:
             what = f"counts {said.get((handle, cidr), 0)} in {cidr}, which holds {count} of its addresses"
             yield Problem(kind="IPAMHandle", name=handle or "(none)", what=what)
-    for handle in handles:
-        if not any(counts[(handle.spec.handle_id, cidr)] for cidr in handle.spec.block):
-            yield Problem(kind="IPAMHandle", name=handle.metadata.name, what="has no address")
+    for wire in handles:
+        if not any(counts[(wire.spec.handle_id, cidr)] for cidr in wire.spec.block):
+            yield Problem(kind="IPAMHandle", name=wire.metadata.name, what="has no address")
 
 
 def _pod_problems(blocks: dict[str, Block], pods: list[Pod]) -> Iterator[Problem]:

@@ -39,7 +39,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """What a choice depends on. `owned`: blocks of this node that may be used; `is_taken`: somebody holds that block."""
+    """What a choice depends on. `owned`: this node's usable blocks; `is_taken`: somebody holds that block."""
 
     node: NodeName
     node_labels: Mapping[str, str]
@@ -89,12 +89,12 @@ def choose_claim(pools: tuple[Pool, ...], *, family: int, site: Site) -> ClaimBl
     """The next block to claim from these pools, whether or not own blocks still have room."""
     names = tuple(pool.name for pool in pools)
     if not site.settings.auto_allocate:
-        return Exhausted(names, f"{_pools_text(names)} have no free address in the blocks of node {site.node}, "
-                                "and autoAllocateBlocks is false")  # fmt: skip
+        why = f"the blocks of node {site.node} are full, and autoAllocateBlocks is false"
+        return Exhausted(names, f"{_pools_text(names)} have no free address here: {why}")
     count = sum(1 for block in site.owned if block.cidr.version == family)
     if count >= site.settings.max_blocks:
-        return Exhausted(names, f"node {site.node} owns {count} IPv{family} blocks, as many as maxBlocksPerHost allows, "
-                                "and all are full")  # fmt: skip
+        why = f"owns {count} IPv{family} blocks, as many as maxBlocksPerHost allows, and all are full"
+        return Exhausted(names, f"node {site.node} {why}")
     for pool in pools:
         for cidr in candidates(pool, node=site.node):
             if site.is_taken(cidr) or _wholly_reserved(cidr, site.reservations):
@@ -159,7 +159,7 @@ def _choose_fixed(address: IPAddress, *, site: Site) -> Choice:
     return ClaimBlock(cidr, pool)
 
 
-# -- candidates -----------------------------------------------------------------------------------------------------------
+# -- candidates
 
 
 def candidates(pool: Pool, *, node: NodeName) -> Iterator[IPNetwork]:

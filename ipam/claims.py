@@ -49,7 +49,7 @@ class Remedy(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What is known of one block. `in_use`: pods of this node have addresses in it. `wanted`: a pool still offers it."""
+    """What is known of one block. `in_use`: pods of this node use it. `wanted`: a pool still offers it."""
 
     affinity: BlockAffinity | None
     block: IPAMBlock | None
@@ -57,7 +57,7 @@ class Facts:
     wanted: bool
 
 
-def diagnose(facts: Facts, *, node: NodeName, uid: str) -> Remedy:
+def diagnose(facts: Facts, *, node: NodeName, uid: str) -> Remedy:  # noqa: PLR0911  (a table, row by row)
     """The way out of any combination of affinity and block."""
     mine = facts.affinity is not None and is_of(facts.affinity, node)
     owner = facts.block.spec.affinity or "" if facts.block is not None and not facts.block.spec.deleted else None

@@ -61,7 +61,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """The last successful renewal, by the boot clock of one boot; `instance` keeps a copied journal from borrowing it."""
+    """The last successful renewal, by one boot's clock; `instance` keeps a copied journal from borrowing it."""
 
     boot_id: str
     instance: str

@@ -29,7 +29,7 @@ class Standing(Enum):
     CONFIRMED = "confirmed"
     """Affinity confirmed by this Node (uid), block ours: it is used and announced."""
     UNSURE = "unsure"
-    """Something does not fit (pending affinity, new Node uid, block missing): not used until claims.py has cleared it."""
+    """Something does not fit (pending affinity, new Node uid, block missing): not used until that is cleared."""
     RETIRING = "retiring"
     """Being given back: nothing new is taken from it."""
 
@@ -55,8 +55,8 @@ class OwnBlock:
 
     @property
     def is_shared(self) -> bool:
-        """Others may take from it by compare-and-swap. Said in the API by spec.strictAffinity of the block: it counts as
-        shared from before that is written false until after it is written true."""
+        """Others may take from it by compare-and-swap. spec.strictAffinity of the block says so in the API: it counts
+        as shared from before that is written false until after it is written true."""
         return self.seen is None or not (self.seen.strict_affinity and self.block.strict_affinity)
 
 

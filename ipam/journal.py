@@ -98,7 +98,8 @@ class Journal:
             self._db = self._open()
         self._check_version()
         self.journal_id = self._identity("journal_id")
-        self._commits = int(self.meta("commits") or 0)
+        commits = self.meta("commits")
+        self._commits = commits if isinstance(commits, int) else 0
         self._witness = self._open_witness(self._locks[1])
         self.commit_now()
 

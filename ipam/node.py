@@ -17,35 +17,28 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-import msgspec
-
-from crds.blocks import BlockAffinity, IPAMBlock
-from crds.errors import BadObject
 from crds.store import Store
 from crds.values import HandleID, NodeName
-from ipam.affinity import host_affinity
 from ipam.backoff import Backoff
-from ipam.blocks import Allocation, Block, attributes_of, parse_block, render_time
+from ipam.blocks import Allocation
 from ipam.bounded import AWAY, BoundedStore
-from ipam.choice import ClaimBlock, UseBlock, choose
 from ipam.claims import Claims
 from ipam.clock import Clock
 from ipam.fence import Fence, FenceTimes
-from ipam.gc import AGE_S, uses
-from ipam.holdings import Holdings, Ledger, OwnBlock, Standing
-from ipam.journal import Journal, JournalError, Row, RowState
-from ipam.recovery import adopt_kernel, adopt_rows, overlay, rebuild
-from ipam.requests import AssignAnswer, Assigned, AssignRequest, Exhausted, IPAddress, IPNetwork, TryLater
-from ipam.state import BlockState, NodeState
-from ipam.upkeep import SWEEP_HANDLES, Upkeep, UpkeepTimes, remembered_blocks
+from ipam.giving import Giver
+from ipam.holdings import Holdings, Ledger
+from ipam.journal import Journal, JournalError, Row
+from ipam.leaks import AGE_S, uses
+from ipam.loops import renew_forever, work_forever
+from ipam.requests import AssignAnswer, Assigned, AssignRequest, IPAddress, IPNetwork, TryLater
+from ipam.start import KernelAddresses, Start, remember_affinities
+from ipam.state import NodeState, block_states
+from ipam.upkeep import Upkeep, UpkeepTimes
 from ipam.view import ClusterView
 from ipam.world import World
-from ipam.writer import Writer, shows
-
-CLAIM_TRIES = 64
-"""Blocks that an ADD may lose to other nodes in a row before it says "try again later"; `assign_s` usually ends it first."""
+from ipam.writer import Writer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +75,7 @@ class NodeIPAM:
     ) -> None:
         self.node, self.journal, self._clock = node, journal, clock
         self._times = times or Times()
-        self._network, self._on_change = network, on_change
+        self._on_change = on_change
         bounded = BoundedStore(store, timeout_s=self._times.api_s)
         self._world = World(node=node, journal=journal)
         self._holdings = Holdings(Ledger(journal))
@@ -111,36 +104,60 @@ class NodeIPAM:
             times=self._times.upkeep,
             free=self._free,
         )
-        self._backoff = Backoff(rng=rng or random.Random())
-        self._kernel: dict[IPAddress, str] | None = None
+        self._giver = Giver(
+            node=node,
+            holdings=self._holdings,
+            journal=journal,
+            writer=self._writer,
+            upkeep=self._upkeep,
+            clock=clock,
+            closed=self.closed,
+            changed=self._changed,
+        )
+        self._rng = rng or random.Random()
+        self._start = Start(
+            node=node,
+            network=network,
+            world=self._world,
+            holdings=self._holdings,
+            journal=journal,
+            writer=self._writer,
+            clock=clock,
+        )
+        self._kernel: KernelAddresses | None = None
         self._recovered = False
         self._rebuilt = ""
         self._problem = ""
         self._busy: set[HandleID] = set()
         self._wake = asyncio.Event()
         self._turned = asyncio.Event()
+        self._renew_now = asyncio.Event()
         self._dirty_since_s: float | None = None
 
     # -- what the agent tells ---------------------------------------------------------------------------------------
 
     def see(self, view: ClusterView) -> None:
         """The newest state of the agent's watches. Cheap; idempotent; call on each change."""
+        had_node = self._world.view.node_uid
         self._world.see(view)
+        if self._world.view.node_uid != had_node:
+            self._renew_now.set()
         if self._recovered:
             before = self.blocks()
             self._upkeep.notice()
             if self.blocks() != before:
                 self._on_change()
-        self._backoff.reset()
         self._wake.set()
 
-    async def recover(self, *, kernel_addresses: Mapping[IPAddress, str]) -> None:
+    async def recover(
+        self, *, kernel_addresses: Mapping[IPAddress, str], kernel_handles: Mapping[IPAddress, HandleID] | None = None
+    ) -> None:
         """Start from what the kernel shows (address -> interface of pods' /32 and /128 routes), journal and API.
 
-        Returns at once. If the journal must be rebuilt and no complete view was seen yet, `assign` answers TryLater
-        until one has come.
+        `kernel_handles`: whose these are, where the interface itself says so. Returns at once. If the journal must be
+        rebuilt and no complete view was seen yet, `assign` answers TryLater until one has come.
         """
-        self._kernel = dict(kernel_addresses)
+        self._kernel = KernelAddresses(interfaces=dict(kernel_addresses), handles=dict(kernel_handles or {}))
         self._upkeep.kernel = frozenset(kernel_addresses)
         self._try_recover()
 
@@ -149,40 +166,12 @@ class NodeIPAM:
         self._upkeep.kernel = frozenset(kernel_addresses)
 
     def _try_recover(self) -> None:
-        world, ledger, now_s = self._world, self._holdings.ledger, self._clock.wall_s()
-        if self._kernel is None or self._recovered or (self.journal.doubt and not world.is_synced):
+        if self._kernel is None or self._recovered or not self._start.can_begin():
             return
-        me = host_affinity(self.node)
-        wires = world.view.blocks.values() if world.is_synced else remembered_blocks(self.journal)
-        ours = [wire for wire in wires if wire.spec.affinity == me and not wire.spec.deleted]
-        parsed = [(wire, block) for wire in ours if (block := _readable(wire)) is not None]
-        if self.journal.doubt:
-            rebuild(ledger, [block for _, block in parsed], kernel=self._kernel, node=self.node, now_s=now_s)
-            self._rebuilt = self.journal.doubt
-            self.journal.set_meta(SWEEP_HANDLES, 1)
-        else:
-            for _, block in parsed:
-                adopt_rows(block, ledger, node=self.node, now_s=now_s)
-        adopt_kernel(
-            ledger, kernel=self._kernel, pods=world.view.pods, node=self.node, network=self._network, now_s=now_s
-        )
-        for wire, block in parsed:
-            mine = overlay(block, ledger, now_s=now_s)
-            own = OwnBlock(mine, block, wire.metadata, Standing.CONFIRMED)
-            own.affinity = world.affinity(block.cidr) if world.is_synced else self._remembered_affinity(block.cidr)
-            if own.affinity is None:
-                own.standing = Standing.UNSURE
-            self._holdings.own[block.cidr] = own
-            self._writer.remember(own, wire)
+        self._rebuilt = self._start.begin(self._kernel) or self._rebuilt
         self._upkeep.notice()
-        self.journal.commit_now()
-        self.journal.believe()
         self._recovered = True
         self._on_change()
-
-    def _remembered_affinity(self, cidr: IPNetwork) -> BlockAffinity | None:
-        known = self.journal.meta(f"affinity:{cidr}")
-        return None if known is None else msgspec.convert(known, BlockAffinity)
 
     # -- what the CNI server asks -----------------------------------------------------------------------------------
 
@@ -197,7 +186,7 @@ class NodeIPAM:
         self._busy.add(request.handle)
         try:
             async with asyncio.timeout(self._times.assign_s):
-                return await self._assign(request)
+                return await self._giver.give(request)
         except JournalError as error:
             return TryLater(f"the address journal cannot be written: {error}")
         except AWAY as error:
@@ -207,127 +196,20 @@ class NodeIPAM:
         finally:
             self._busy.discard(request.handle)
 
-    async def _assign(self, request: AssignRequest) -> AssignAnswer:
-        for _ in range(CLAIM_TRIES):
-            site = self._upkeep.site()
-            uses_: list[UseBlock] = []
-            for family in sorted(request.families):
-                match choose(request, family=family, site=site):
-                    case UseBlock() as use:
-                        uses_.append(use)
-                    case ClaimBlock():
-                        await self._claim_for(request, family=family)
-                        break
-                    case Exhausted() as exhausted:
-                        return exhausted
-            else:
-                answer = await self._take(request, uses_)
-                if answer is not None:
-                    return answer
-            if why := self.closed():
-                return TryLater(why)
-        return TryLater("other nodes were quicker to claim every block that was tried")
-
-    async def _claim_for(self, request: AssignRequest, *, family: int) -> None:
-        """Get a block for a request, unless somebody who waited before it already has."""
-        if any(own.standing is Standing.UNSURE for own in self._holdings.own.values()):
-            await self._upkeep.heal()
-        async with self._upkeep.claiming:
-            choice = choose(request, family=family, site=self._upkeep.site())
-            if isinstance(choice, ClaimBlock):
-                await self._upkeep.claim_locked(choice.cidr)
-
-    async def _take(self, request: AssignRequest, uses_: list[UseBlock]) -> AssignAnswer | None:
-        """Take what was chosen; no await before the rows are in the journal's transaction. None: choose again."""
-        now_s = self._clock.wall_s()
-        attributes = attributes_of(
-            {
-                "node": self.node,
-                "pod": request.pod,
-                "namespace": request.namespace,
-                "timestamp": render_time(now_s),
-            }
-        )
-        rows: list[Row] = []
-        owns: list[OwnBlock] = []
-        for use in uses_:
-            own = self._holdings.own[use.block.cidr]
-            own.block = own.block.take(use.ordinal, handle=request.handle, attributes=attributes)
-            own.unanswered.add(use.ordinal)
-            owns.append(own)
-            address = own.block.address(use.ordinal)
-            rows.append(Row(address, request.handle, attributes, own.block.sequence, RowState.HELD, now_s))
-        try:
-            for row in rows:
-                self._holdings.ledger.put(row)
-            await self.journal.commit()
-            if any(own.is_shared for own in owns) and not await self._write_first(owns, rows):
-                return TryLater(
-                    "an address could not be confirmed with the API server, which strictAffinity false needs"
-                )
-        except JournalError:
-            for own, row in zip(owns, rows, strict=True):
-                own.block = own.block.undo(own.block.ordinal(row.address))
-                self._holdings.ledger.forget(row)
-            raise
-        except asyncio.CancelledError:
-            self._free_all(rows)
-            raise
-        finally:
-            for own, use in zip(owns, uses_, strict=True):
-                own.unanswered.discard(use.ordinal)
-        if any(self._holdings.ledger.held.get(row.address) != row for row in rows):
-            await self.release(request.handle)
-            return None
-        self._changed()
-        return Assigned(tuple(row.address for row in rows))
-
-    async def _write_first(self, owns: list[OwnBlock], rows: list[Row]) -> bool:
-        """Compare-and-swap before the answer. False: it failed and the rows are freed again."""
-        try:
-            for own in owns:
-                if own.is_shared:
-                    await self._writer.flush(own)
-            still = [row for row in rows if self._holdings.ledger.held.get(row.address) == row]
-            if all(
-                own.seen is not None and shows(own.seen, row)
-                for own, row in zip(owns, rows, strict=True)
-                if row in still
-            ):
-                return True
-        except AWAY as error:
-            self._problem = _text(error)
-        self._free_all(rows)
-        await self.journal.commit()
-        return False
-
     async def release(self, handle: HandleID) -> tuple[IPAddress, ...]:
         """Free all addresses of a handle, durably when this returns; () if it has none. Never waits for the API."""
         addresses = self._holdings.ledger.of(handle)
         if addresses:
             try:
-                self._free_all([self._holdings.ledger.held[address] for address in addresses])
+                self._giver.free([self._holdings.ledger.held[address] for address in addresses])
                 await self.journal.commit()
             except JournalError as error:
                 self._problem = f"the address journal cannot be written: {error}"
             self._changed()
         return addresses
 
-    def _free_all(self, rows: list[Row]) -> None:
-        for row in rows:
-            if self._holdings.ledger.held.get(row.address) == row:
-                self._free(row)
-        self._changed()
-
     def _free(self, row: Row) -> None:
-        """Block, ledger and journal's open transaction in one stretch."""
-        now_s = self._clock.wall_s()
-        own = self._holdings.covering(row.address)
-        if own is not None:
-            ordinal = own.block.ordinal(row.address)
-            freed = own.block.release(ordinal, handle=row.handle, sequence=row.sequence, now_s=now_s)
-            own.block = freed or own.block
-        self._holdings.ledger.put(replace(row, state=RowState.FREED, at_s=now_s))
+        self._giver.free_one(row)
 
     def _changed(self) -> None:
         if self._dirty_since_s is None:
@@ -377,34 +259,23 @@ class NodeIPAM:
 
     def state(self) -> NodeState:
         """What tortiectl and the metrics show."""
-        lag_s = 0.0 if self._dirty_since_s is None else self._clock.boot_s() - self._dirty_since_s
+        ledger, counters = self._holdings.ledger, self._writer.counters
         return NodeState(
             node=self.node,
             closed=self.closed(),
-            blocks=tuple(
-                BlockState(
-                    cidr=str(cidr),
-                    standing=own.standing.value,
-                    size=own.block.size,
-                    used=len(own.block.allocations()),
-                    cooling=len(own.block.entries) - len(own.block.allocations()),
-                    free=len(own.block.queue),
-                    flushed=not own.is_dirty,
-                )
-                for cidr, own in self._holdings.own.items()
-            ),
-            addresses=len(self._holdings.ledger.held),
+            blocks=block_states(self._holdings),
+            addresses=len(ledger.held),
             exceptions=tuple(sorted(str(address) for address in self.exceptions())),
-            unflushed_releases=len(self._holdings.ledger.freed),
-            lag_s=lag_s,
+            unflushed_releases=len(ledger.freed),
+            lag_s=0.0 if self._dirty_since_s is None else self._clock.boot_s() - self._dirty_since_s,
             renewed_s_ago=self.fence.renewed_s_ago,
             generation=self.journal.generation(),
             rebuilt_because=self._rebuilt,
             problem=self._problem,
-            writes=self._writer.counters.writes,
-            conflicts=self._writer.counters.conflicts,
-            reasserted=self._writer.counters.reasserted,
-            sentences=tuple(self._writer.counters.sentences),
+            writes=counters.writes,
+            conflicts=counters.conflicts,
+            reasserted=counters.reasserted,
+            sentences=tuple(counters.sentences),
         )
 
     def _is_live(self, address: IPAddress, entry: Allocation) -> bool:
@@ -421,13 +292,11 @@ class NodeIPAM:
 
     async def run(self) -> None:
         """Everything that happens behind the answers. Ends only when cancelled, or by a bug."""
+        times, backoff = self._times, Backoff(rng=self._rng)
+        work = work_forever(self.turn, wake=self._wake, gather_s=times.gather_s, idle_s=times.idle_s, backoff=backoff)
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._renew_forever())
-            group.create_task(self._work_forever())
-
-    async def _renew_forever(self) -> None:
-        while True:
-            await asyncio.sleep(await self.renew_once())
+            group.create_task(renew_forever(self.renew_once, at_once=self._renew_now, rng=self._rng))
+            group.create_task(work)
 
     async def renew_once(self) -> float:
         """One attempt to renew the Lease; seconds until the next is due."""
@@ -447,26 +316,6 @@ class NodeIPAM:
             return min(1.0, self._times.fence.renew_s)
         return wait_s
 
-    async def _work_forever(self) -> None:
-        while True:
-            try:
-                async with asyncio.timeout(self._times.idle_s):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
-            self._wake.clear()
-            await asyncio.sleep(self._times.gather_s)
-            if not await self.turn():
-                await self._pause(self._backoff.next_s())
-
-    async def _pause(self, delay_s: float) -> None:
-        """Wait out a failure; a view that comes meanwhile says that the API server is back."""
-        try:
-            async with asyncio.timeout(delay_s):
-                await self._wake.wait()
-        except TimeoutError:
-            self._wake.set()
-
     async def turn(self) -> bool:
         """One background pass. False if the API server or the journal failed; what is left is done by the next one."""
         blocks = self.blocks()
@@ -474,10 +323,9 @@ class NodeIPAM:
             self._try_recover()
             if self._recovered and not self.fence.refusal:
                 await self._upkeep.turn()
-            self._remember_affinities()
+            remember_affinities(self._holdings, self.journal)
             self.journal.commit_now()
             self._problem = ""
-            self._backoff.reset()
             return True
         except (*AWAY, JournalError) as error:
             self._problem = _text(error)
@@ -489,20 +337,6 @@ class NodeIPAM:
                 self._on_change()
             self._turned.set()
             self._turned = asyncio.Event()
-
-    def _remember_affinities(self) -> None:
-        for cidr, own in self._holdings.own.items():
-            if own.affinity is not None and own.standing is Standing.CONFIRMED:
-                key, value = f"affinity:{cidr}", msgspec.to_builtins(own.affinity)
-                if self.journal.meta(key) != value:
-                    self.journal.set_meta(key, value)
-
-
-def _readable(wire: IPAMBlock) -> Block | None:
-    try:
-        return parse_block(wire)
-    except BadObject:
-        return None
 
 
 def _text(error: BaseException) -> str:

@@ -4,7 +4,7 @@ Theory. Two cases. A trusted journal is the truth: its rows are laid over the AP
 or the kernel shows beyond them is added. A doubtful one (lost, corrupt, an older copy) is rebuilt: first come the API's
 allocations of this node, then, for addresses that only the kernel shows, the owner that the old journal or a Pod names,
 and at last a placeholder. Old rows that neither API nor kernel knows are dropped; old tombstones too, for a number from
-an older journal proves nothing. Too much may be held for a while (leaks are collected, gc.py), nothing is given twice.
+an older journal proves nothing. Too much may be held for a while (leaks.py collects), nothing is given twice.
 
 The functions change only the ledger (hence the journal's open transaction); the caller commits before the first ADD.
 Called by node (recover) and claims (when a block comes or comes back).
@@ -80,20 +80,29 @@ def adopt_kernel(
     ledger: Ledger,
     *,
     kernel: Mapping[IPAddress, str],
+    handles: Mapping[IPAddress, HandleID],
     pods: Iterable[Pod],
     node: NodeName,
     network: str,
     now_s: float,
 ) -> tuple[IPAddress, ...]:
-    """Take into the ledger the addresses that the kernel has on pod interfaces and nobody else knows of."""
+    """Take into the ledger the addresses that the kernel has on pod interfaces and nobody else knows of, or knows as
+    another's than the interface itself (`handles`) says."""
     owners = {address: pod for pod in pods for address in pod.addresses}
     freed = {row.address: row for row in sorted(ledger.freed.values(), key=lambda row: row.at_s)}
     found = []
     for address in kernel:
-        if address in ledger.held:
+        held, named = ledger.held.get(address), handles.get(address)
+        if held is not None and (named is None or named == held.handle):
             continue
         found.append(address)
-        if address in freed:  # a DEL that was cut short; it will be repeated and must find its handle
+        if held is not None:  # an interface that is there is better evidence than any record
+            ledger.drop(held)
+        if address in freed and named in (
+            None,
+            freed[address].handle,
+        ):
+            # A DEL that was cut short: it will be repeated and must find its handle.
             ledger.put(replace(freed[address], state=RowState.HELD))
             continue
         pod = owners.get(address)
@@ -103,5 +112,5 @@ def adopt_kernel(
             attributes |= {"pod": pod.metadata.name, "namespace": pod.metadata.namespace}
             if container := pod.metadata.annotations.get(CONTAINER_ID):
                 handle = HandleID(f"{network}.{container}")
-        ledger.put(Row(address, handle, attributes_of(attributes), 0, RowState.HELD, now_s))
+        ledger.put(Row(address, named or handle, attributes_of(attributes), 0, RowState.HELD, now_s))
     return tuple(found)

@@ -27,8 +27,8 @@ class AssignRequest:
     """One pod's wish for addresses, one for each family in `families`.
 
     `pools_v4`, `pools_v6`: names or CIDRs of pools (Calico annotations ipv4pools, ipv6pools); when given, selectors and
-    assignmentMode of the pools are ignored, as Calico does. `addresses`: fixed ones (Calico annotation ipAddrs), at most
-    one a family; a family with a fixed address takes no other.
+    assignmentMode of the pools are ignored, as Calico does. `addresses`: fixed ones (Calico annotation ipAddrs), at
+    most one a family; a family with a fixed address takes no other.
     """
 
     handle: HandleID

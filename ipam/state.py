@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ipam.holdings import Holdings
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockState:
@@ -37,3 +39,19 @@ class NodeState:
     conflicts: int
     reasserted: int
     sentences: tuple[str, ...]
+
+
+def block_states(holdings: Holdings) -> tuple[BlockState, ...]:
+    """The own blocks of a node."""
+    return tuple(
+        BlockState(
+            cidr=str(cidr),
+            standing=own.standing.value,
+            size=own.block.size,
+            used=len(own.block.allocations()),
+            cooling=len(own.block.entries) - len(own.block.allocations()),
+            free=len(own.block.queue),
+            flushed=not own.is_dirty,
+        )
+        for cidr, own in holdings.own.items()
+    )

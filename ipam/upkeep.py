@@ -5,8 +5,8 @@ do, so a pass that failed half-way is simply run again. API errors end a pass (a
 the caller backs off. The view may lag behind our own writes, so anything that looks wrong in it is read live before it
 is acted upon.
 
-Called by node: `turn` from its loop, `heal` and `claim_locked` also from an ADD that finds no address. All claims and releases
-of a node run one at a time under `claiming`.
+Called by node: `turn` from its loop, `heal` and `claim_locked` also from an ADD that finds no address. All claims and
+releases of a node run one at a time under `claiming`.
 """
 
 from __future__ import annotations
@@ -16,23 +16,20 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from ipaddress import ip_network
 
-import msgspec
-
 from crds.blocks import BlockAffinity, IPAMBlock, IPAMHandle
 from crds.core import Pod
-from crds.errors import BadObject, NotFound
+from crds.errors import NotFound
 from crds.meta import ObjectMeta
 from crds.names import block_name
 from crds.values import HandleID, NodeName
 from ipam.affinity import cidr_of, host_affinity, is_confirmed
-from ipam.blocks import parse_block
 from ipam.bounded import BoundedStore
 from ipam.choice import ClaimBlock, Site, choose_claim, qualifying_pools
 from ipam.claims import Claimed, Claims, Facts, Remedy, Taken, diagnose
 from ipam.clock import Clock
-from ipam.gc import doubtful, orphan_handles, pod_of, uses
 from ipam.holdings import Holdings, OwnBlock, Standing
 from ipam.journal import Journal, Row
+from ipam.leaks import doubtful, orphan_handles, pod_of, uses
 from ipam.requests import AssignRequest, Exhausted, IPAddress, IPNetwork
 from ipam.world import World
 from ipam.writer import Writer
@@ -80,6 +77,7 @@ class Upkeep:
         self._doubted: frozenset[Row] = frozenset()
         self._orphans: frozenset[str] = frozenset()
         self._gc_at_s = float("-inf")
+        self._healed: tuple[object, object, object] | None = None
 
     async def turn(self) -> None:
         """One pass over everything."""
@@ -114,7 +112,7 @@ class Upkeep:
     # -- what the watches say ---------------------------------------------------------------------------------------
 
     def notice(self) -> None:
-        """Compare the newest view with what we hold; stop using what it contradicts. No await: safe to call any time."""
+        """Compare the newest view with what we hold; stop using what it contradicts. Safe to call at any time."""
         if not self._world.is_synced:
             return
         uid = self._world.view.node_uid
@@ -133,10 +131,17 @@ class Upkeep:
         """Find every block that is or should be ours and bring it to a clear state."""
         if not self._world.is_synced or not self._world.view.node_uid:
             return
+        view = self._world.view
+        sure = all(own.standing is Standing.CONFIRMED for own in self._holdings.own.values())
+        seen = (view.blocks, view.affinities, view.pools)
+        if sure and self._healed is not None and all(a is b for a, b in zip(seen, self._healed, strict=True)):
+            return  # thousands of objects, and none of them is another one than last time
+        self._healed = None
         for cidr in self._concerned():
             if self._remedy_seen(cidr) is not Remedy.NOTHING:
                 async with self.claiming:
                     await self._heal_one(cidr)
+        self._healed = seen
 
     def _concerned(self) -> list[IPNetwork]:
         """Own blocks, own affinities, blocks with our affinity, blocks of addresses that nothing covers."""
@@ -252,11 +257,16 @@ class Upkeep:
             spare = sum(len(block.queue) for block in others)
             is_surplus = now_s - own.empty_since_s >= self._times.surplus_s and spare >= 2 * AHEAD
             if is_surplus or not self._world.is_wanted(cidr):
-                async with self.claiming:
-                    if own.block.is_empty and await self._claims.give_back(cidr) is Remedy.NOTHING:
-                        self._forget(cidr)
-                    elif own.standing is Standing.RETIRING:
-                        own.standing = Standing.UNSURE
+                await self._give_back(cidr, own)
+
+    async def _give_back(self, cidr: IPNetwork, own: OwnBlock) -> None:
+        async with self.claiming:
+            if not own.block.is_empty:
+                return
+            if await self._claims.give_back(cidr) is Remedy.NOTHING:
+                self._forget(cidr)
+            else:
+                own.standing = Standing.UNSURE
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
@@ -327,7 +337,7 @@ class Upkeep:
 
 
 def _is_newer(theirs: ObjectMeta, ours: ObjectMeta) -> bool:
-    """Whether an object's version is a later one; resourceVersions of one kind are ordered numbers (Kubernetes 1.35)."""
+    """Whether an object's version is a later one: resourceVersions are ordered numbers (Kubernetes 1.35)."""
     a, b = theirs.resource_version, ours.resource_version
     return int(a) > int(b) if a.isdigit() and b.isdigit() else bool(a != b)
 
@@ -337,16 +347,3 @@ def _cidr(wire: IPAMBlock) -> IPNetwork | None:
         return ip_network(wire.spec.cidr)
     except ValueError:
         return None
-
-
-def remembered_blocks(journal: Journal) -> list[IPAMBlock]:
-    """This node's blocks as the API last had them, from the journal."""
-    found = []
-    for value in journal.metas("block:"):
-        try:
-            wire = msgspec.convert(value, IPAMBlock)
-            parse_block(wire)
-        except (msgspec.ValidationError, BadObject):
-            continue
-        found.append(wire)
-    return found

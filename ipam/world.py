@@ -22,8 +22,8 @@ from crds.pools import IPAMConfiguration, IPPool, IPReservation
 from crds.values import NodeName, Pool, parse_pool, parse_reservation
 from ipam.affinity import is_of
 from ipam.choice import DEFAULT_MAX_BLOCKS, Settings, block_at, is_usable
-from ipam.gc import PodKey
 from ipam.journal import Journal
+from ipam.leaks import PodKey
 from ipam.requests import IPAddress, IPNetwork
 from ipam.view import ClusterView, Sync
 
@@ -170,7 +170,7 @@ class World:
 
 
 def parse_settings(configuration: IPAMConfiguration | None) -> Settings:
-    """IPAMConfiguration as a value. None: Calico's defaults, so strictAffinity is false until the operator has spoken."""
+    """IPAMConfiguration as a value. None: Calico's defaults, strictAffinity false until the operator has spoken."""
     if configuration is None:
         return Settings(strict=False, auto_allocate=True, max_blocks=DEFAULT_MAX_BLOCKS, cooldown_s=DEFAULT_COOLDOWN_S)
     spec = configuration.spec

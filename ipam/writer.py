@@ -4,7 +4,7 @@ Theory. Not a queue of changes: an own block is written as it should be now, wit
 seen, so all that changed since the last write goes in one write, whatever it was. Order, as Calico's: handles that gain
 an address are written before the block, handles that lost one after it. A crash in between leaves a handle that counts
 too much, never an address without a handle; the rows and tombstones of the journal bring the writer back to the same
-place, and what a lost journal leaves behind is swept (gc.py).
+place, and what a lost journal leaves behind is swept (leaks.py).
 
 A conflict means that somebody else wrote the block: it is read again and merged (merge.py), then written again. A
 tombstone goes when the API block no longer shows that allocation and the handle object is right.

@@ -1,8 +1,8 @@
 """A node's IPAM in a process of its own that is killed (SIGKILL) at a chosen step, while the API server lives on.
 
 The child's store sends each call through a pipe to the parent's FakeStore; each write and each commit of the journal is
-a step, once before it is done and once after. The child tells the parent what a runtime would know: which ADD and DEL it
-began and which were answered.
+a step, once before it is done and once after. The child tells the parent what a runtime would know: which ADD and DEL
+it began and which were answered.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def live_and_die(rig: Rig, story: Story, *, deadly: int) -> tuple[Runtime, bool]
             ours.close()
             asyncio.run(_live(rig, story, theirs, Steps(deadly)))
             os._exit(0)
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             with suppress(OSError):
                 theirs.send(("failed", (repr(error),), {}))
             os._exit(1)
@@ -182,7 +182,7 @@ def _serve(pipe: Connection, store: FakeStore, runtime: Runtime) -> None:
                 reply = ("ok", loop.run_until_complete(getattr(store, verb)(*args, **kwargs)))
         except AssertionError:
             raise
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             reply = ("raised", error)
         with suppress(BrokenPipeError, ConnectionResetError):
             pipe.send(reply)

@@ -1,4 +1,4 @@
-"""A world for tests of a node's IPAM: a fake API server, a clock moved by hand, and nodes on directories of their own."""
+"""A world for tests of a node's IPAM: a fake API server, a clock moved by hand, nodes in directories of their own."""
 
 from __future__ import annotations
 

@@ -6,11 +6,19 @@ from ipaddress import ip_network
 
 import msgspec
 import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from crds.blocks import AllocationAttribute, BlockAffinity, BlockAffinitySpec, IPAMBlock, IPAMBlockSpec, IPAMHandle
-from crds.blocks import IPAMHandleSpec
+from crds.blocks import (
+    AllocationAttribute,
+    BlockAffinity,
+    BlockAffinitySpec,
+    IPAMBlock,
+    IPAMBlockSpec,
+    IPAMHandle,
+    IPAMHandleSpec,
+)
 from crds.errors import BadObject
 from crds.meta import ObjectMeta
 from crds.pools import IPPool, IPPoolSpec
@@ -179,6 +187,7 @@ class BlockMachine(RuleBasedStateMachine):
 
 
 TestBlockMachine = BlockMachine.TestCase
+TestBlockMachine.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 
 
 def test_the_checker_sees_a_broken_block() -> None:
