@@ -13,16 +13,17 @@ import os
 import re
 import socket
 import struct
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 from lab.builder import NETNS_DIRECTORY, namespace
 from lab.fabric import Lab
+from lab.fabric_routers import FabricRouter
 from lab.node import LightNode
 from lab.pods import RunningPod
 from tests.eventually import eventually
@@ -34,6 +35,7 @@ RTA_DST, RTA_TABLE = 1, 15
 RTMGRP_ROUTES = 0x40 | 0x400
 SO_RCVBUFFORCE = 33
 MAIN_TABLE = 254
+AGENT_HEALTH_PORT = 9099
 LOOK_EVERY_S = 0.2
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -137,18 +139,23 @@ class RouteWatch:
 
 def _ear(netns: str) -> socket.socket:
     """A socket that hears of every change of routes in a namespace from now on."""
+    ear = _socket_in(netns, socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK)
+    ear.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 23)
+    ear.bind((0, RTMGRP_ROUTES))
+    return ear
+
+
+def _socket_in(netns: str, family: int, kind: int) -> socket.socket:
+    """A socket that belongs to a network namespace for ever, whoever uses it."""
     home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
     there = os.open(NETNS_DIRECTORY / netns, os.O_RDONLY)
     try:
         _enter(there)
-        ear = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
-        ear.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 23)
-        ear.bind((0, RTMGRP_ROUTES))
+        return socket.socket(family, kind)
     finally:
         _enter(home)
         os.close(home)
         os.close(there)
-    return ear
 
 
 def _enter(descriptor: int) -> None:
@@ -187,20 +194,22 @@ def _main_prefix(body: bytes) -> str:
 # --- being whole
 
 
-def settle(lab: Lab, *, within_s: float = 40.0, without_agent: Iterable[str] = ()) -> None:
-    """Return when each node's agent and speaker are as wanted, and no router keeps routes for somebody gone."""
-    for node in lab.nodes:
-        if node.name not in set(without_agent):
-            eventually(lambda node=node: agent_is_ready(node), within_s=within_s, what=f"{node.name}'s agent is ready")
-        eventually(lambda node=node: speaker_is_well(node), within_s=within_s, what=f"{node.name}'s speaker is well")
+def settle(lab: Lab, *, nodes: Iterable[str] = (), without_agent: Iterable[str] = (), within_s: float = 40.0) -> None:
+    """Return when the agents and speakers of these nodes (of all, if none is named) are as wanted, and no router lacks
+    a session or keeps routes of a peer that has not said them again."""
+    names = set(nodes) or {node.name for node in lab.nodes}
+    for name in sorted(names):
+        node = lab.node(name)
+        if name not in set(without_agent):
+            eventually(partial(agent_is_ready, node), within_s=within_s, what=f"{name}'s agent is ready")
+        eventually(partial(speaker_is_well, node), within_s=within_s, what=f"{name}'s speaker is well")
     for router in lab.routers:
-        wanted = sessions_wanted(lab, router.name)
-        eventually(
-            lambda router=router, wanted=wanted: router.established() >= wanted,
-            within_s=within_s,
-            what=f"{router.name} has its {wanted} sessions",
-        )
-        eventually(lambda name=router.name: not stale(lab, name), within_s=within_s, what=f"{router.name}: none stale")
+        eventually(partial(is_whole, lab, router), within_s=within_s, what=f"{router.name} is whole")
+
+
+def is_whole(lab: Lab, router: FabricRouter) -> bool:
+    """Whether a router has all its sessions, and keeps nothing for a peer that was away."""
+    return router.established() >= sessions_wanted(lab, router.name) and not stale(router)
 
 
 def sessions_wanted(lab: Lab, router: str) -> int:
@@ -212,24 +221,36 @@ def sessions_wanted(lab: Lab, router: str) -> int:
     return 2 * (fellows + nodes + uplinks)
 
 
-def stale(lab: Lab, router: str) -> bool:
+def stale(router: FabricRouter) -> bool:
     """Whether a router keeps routes of a peer that has not yet said them again."""
-    asked = lab.router(router)
-    if asked.spec.kind == "bird":
-        return " stale" in asked.ask("show", "route", "all")
-    shown = asked.ask("show bgp ipv4 unicast json") + asked.ask("show bgp ipv6 unicast json")
+    if router.spec.kind == "bird":
+        return " stale" in router.ask("show", "route", "all")
+    shown = router.ask("show bgp ipv4 unicast json") + router.ask("show bgp ipv6 unicast json")
     return '"stale":true' in shown.replace(" ", "")
 
 
 def agent_is_ready(node: LightNode) -> bool:
     """Whether /readyz says so."""
-    ask = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:9099/readyz', timeout=2).status)"
-    return node.exec([sys.executable, "-I", "-c", ask]).stdout.strip() == "200"
+    with _socket_in(namespace(node.lab, node.name), socket.AF_INET, socket.SOCK_STREAM) as link:
+        link.settimeout(2)
+        try:
+            link.connect(("127.0.0.1", AGENT_HEALTH_PORT))
+            link.sendall(b"GET /readyz HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n")
+            return b" 200 " in link.recv(64).partition(b"\r\n")[0]
+        except OSError:
+            return False
 
 
 def speaker_is_well(node: LightNode) -> bool:
     """Whether its own probe says so: the sessions are those that the agent wants, and those that answer are told."""
-    return node.exec([sys.executable, "-m", "bgp.supervisor", "--probe"]).returncode == 0
+    with socket.socket(socket.AF_UNIX) as link:
+        link.settimeout(2)
+        try:
+            init = next(process.pid for process in node.find("speaker"))
+            link.connect(f"/proc/{init}/root/run/tortie-speaker/probe.sock")
+            return link.recv(64) == b""
+        except (OSError, LookupError):
+            return False
 
 
 def identity(node: LightNode, component: str) -> Callable[[], bool]:

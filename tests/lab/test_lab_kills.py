@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -39,8 +40,12 @@ class Stage:
         return self.a.node, self.b.node
 
     @property
+    def names(self) -> list[str]:
+        return [node.name for node in self.victims]
+
+    @property
     def blocks(self) -> set[str]:
-        return owned(self.lab, *(node.name for node in self.victims))
+        return owned(self.lab, *self.names)
 
 
 @pytest.fixture(scope="module")
@@ -65,20 +70,20 @@ def _kill_on(nodes: tuple[LightNode, ...], component: str) -> None:
 def test_a_killed_component_costs_no_probe_and_no_route(stage: Stage, component: str) -> None:
     with RouteWatch(stage.lab, stage.blocks) as watch, traffic(stage.lab, stage.a, stage.b) as seen:
         _kill_on(stage.victims, component)
-        settle(stage.lab)
+        settle(stage.lab, nodes=stage.names)
     assert seen.untouched, seen
     assert watch.quiet, watch.__dict__
 
 
 def test_eight_speaker_kills_in_a_row_cost_nothing_with_the_agent_there_or_away(stage: Stage) -> None:
-    with_agent, without = stage.victims
+    without = stage.victims[1]
     without.hold("agent")
     try:
         with RouteWatch(stage.lab, stage.blocks) as watch, traffic(stage.lab, stage.a, stage.b) as seen:
             before = [starts(node, "speaker") for node in stage.victims]
             for _ in range(KILLS):
                 _kill_on(stage.victims, "speaker")
-                settle(stage.lab, without_agent=[without.name])
+                settle(stage.lab, nodes=stage.names, without_agent=[without.name])
             assert [starts(node, "speaker") for node in stage.victims] == [count + KILLS for count in before]
     finally:
         without.release("agent")
@@ -93,7 +98,7 @@ def test_an_operator_that_is_killed_costs_nothing(stage: Stage) -> None:
         before = _only_child(keeper)
         os.kill(before, signal.SIGKILL)
         eventually(lambda: _only_child(keeper) not in {0, before}, within_s=20)
-        settle(stage.lab)
+        settle(stage.lab, nodes=stage.names)
     assert seen.untouched, seen
     assert watch.quiet, watch.__dict__
 
@@ -112,7 +117,7 @@ def test_an_api_server_that_is_killed_costs_nothing_not_even_with_agent_and_spea
                 _kill_on(stage.victims, component)
         finally:
             stage.lab.control_plane.start_apiserver()
-        settle(stage.lab)
+        settle(stage.lab, nodes=stage.names)
     assert seen.untouched, seen
     assert watch.quiet, watch.__dict__
 
@@ -140,7 +145,7 @@ def _whole_again(stage: Stage) -> None:
     settle(stage.lab)
     for node, others in zip(stage.victims, reversed(stage.victims), strict=True):
         for prefix in owned(stage.lab, others.name):
-            eventually(lambda node=node, prefix=prefix: next_hops(node, prefix), within_s=30, what=f"{prefix} known")
+            eventually(partial(next_hops, node, prefix), within_s=30, what=f"{prefix} known")
 
 
 @pytest.mark.parametrize("component", ["exabgp", "speaker"])
