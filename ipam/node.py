@@ -76,54 +76,7 @@ class NodeIPAM:
         self.node, self.journal, self._clock = node, journal, clock
         self._times = times or Times()
         self._on_change = on_change
-        bounded = BoundedStore(store, timeout_s=self._times.api_s)
-        self._world = World(node=node, journal=journal)
-        self._holdings = Holdings(Ledger(journal))
-        self.fence = Fence(node=node, store=bounded, journal=journal, clock=clock, times=self._times.fence)
-        self._writer = Writer(
-            node=node, store=bounded, holdings=self._holdings, journal=journal, clock=clock, is_live=self._is_live
-        )
-        claims = Claims(
-            node=node,
-            store=bounded,
-            holdings=self._holdings,
-            writer=self._writer,
-            clock=clock,
-            uid=lambda: self._world.view.node_uid,
-            settings=lambda: self._world.settings,
-        )
-        self._upkeep = Upkeep(
-            node=node,
-            store=bounded,
-            holdings=self._holdings,
-            journal=journal,
-            world=self._world,
-            writer=self._writer,
-            claims=claims,
-            clock=clock,
-            times=self._times.upkeep,
-            free=self._free,
-        )
-        self._giver = Giver(
-            node=node,
-            holdings=self._holdings,
-            journal=journal,
-            writer=self._writer,
-            upkeep=self._upkeep,
-            clock=clock,
-            closed=self.closed,
-            changed=self._changed,
-        )
         self._rng = rng or random.Random()
-        self._start = Start(
-            node=node,
-            network=network,
-            world=self._world,
-            holdings=self._holdings,
-            journal=journal,
-            writer=self._writer,
-            clock=clock,
-        )
         self._kernel: KernelAddresses | None = None
         self._recovered = False
         self._rebuilt = ""
@@ -133,6 +86,64 @@ class NodeIPAM:
         self._turned = asyncio.Event()
         self._renew_now = asyncio.Event()
         self._dirty_since_s: float | None = None
+        self._assemble(store, network=network)
+
+    def _assemble(self, store: Store, *, network: str) -> None:
+        """Make the parts and tell each of the others it works with."""
+        bounded = BoundedStore(store, timeout_s=self._times.api_s)
+        self._world = World(node=self.node, journal=self.journal)
+        self._holdings = Holdings(Ledger(self.journal))
+        self.fence = Fence(
+            node=self.node, store=bounded, journal=self.journal, clock=self._clock, times=self._times.fence
+        )
+        self._writer = Writer(
+            node=self.node,
+            store=bounded,
+            holdings=self._holdings,
+            journal=self.journal,
+            clock=self._clock,
+            is_live=self._is_live,
+        )
+        claims = Claims(
+            node=self.node,
+            store=bounded,
+            holdings=self._holdings,
+            writer=self._writer,
+            clock=self._clock,
+            uid=lambda: self._world.view.node_uid,
+            settings=lambda: self._world.settings,
+        )
+        self._upkeep = Upkeep(
+            node=self.node,
+            store=bounded,
+            holdings=self._holdings,
+            journal=self.journal,
+            world=self._world,
+            writer=self._writer,
+            claims=claims,
+            clock=self._clock,
+            times=self._times.upkeep,
+            free=self._free,
+        )
+        self._giver = Giver(
+            node=self.node,
+            holdings=self._holdings,
+            journal=self.journal,
+            writer=self._writer,
+            upkeep=self._upkeep,
+            clock=self._clock,
+            closed=self.closed,
+            changed=self._changed,
+        )
+        self._start = Start(
+            node=self.node,
+            network=network,
+            world=self._world,
+            holdings=self._holdings,
+            journal=self.journal,
+            writer=self._writer,
+            clock=self._clock,
+        )
 
     # -- what the agent tells ---------------------------------------------------------------------------------------
 
