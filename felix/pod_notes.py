@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from crds.core import CONTAINER_ID, POD_IP, POD_IPS, Pod
-from crds.errors import ApiError, Conflict, Forbidden, Invalid, NotFound
+from crds.errors import ApiError, Conflict, Invalid, NotFound
 from crds.store import Store
 from felix.agent import Turn
 from felix.kernel.protocols import IPAddress
@@ -139,11 +139,8 @@ class PodNotes:
                 await self._store.patch(Pod, name, note.patch(), namespace=namespace, subresource="status")
         except (NotFound, Conflict, Invalid):  # gone, or another pod of that name
             return True
-        except Forbidden as error:
-            log.warning('pod not noted pod=%s error="%s"', key, error)
-            self.failures += 1
-            return True
         except (ApiError, OSError) as error:
+            # 403 too: an API server that is starting refuses everybody until it has read its roles.
             log.info('pod not noted yet pod=%s error="%s"', key, error)
             self.failures += 1
             return False

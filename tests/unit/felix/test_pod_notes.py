@@ -9,7 +9,7 @@ import pytest
 
 from bgp.sessions import SessionPlan
 from crds.core import CONTAINER_ID, POD_IP, POD_IPS, Pod, PodSpec
-from crds.errors import Conflict
+from crds.errors import Conflict, Forbidden
 from crds.fake_store import FakeStore
 from crds.meta import ObjectMeta
 from felix.agent import Turn
@@ -112,6 +112,13 @@ async def test_an_absent_api_server_is_asked_again(world: World) -> None:
     await eventually_async(lambda: world.notes.failures > 0, every_s=0.01)
     assert world.notes.pending == 1
     world.store.come_back()
+    await world.written()
+    assert world.pod.addresses == (ONE,)
+
+
+async def test_an_api_server_that_has_not_read_its_roles_yet_is_asked_again(world: World) -> None:
+    world.store.fail_next("patch", Pod, Forbidden(), times=2)
+    world.add("c1", ONE)
     await world.written()
     assert world.pod.addresses == (ONE,)
 
