@@ -51,10 +51,12 @@ def pair(netns: Netns, tmp_path: Path) -> Iterator[tuple[Bird, Frr]]:
 
 
 def marks() -> tuple[str, ...]:
-    """What of the machine a router's package would change."""
-    files = [Path("/etc/group"), Path("/etc/passwd"), Path("/proc/self/mounts")]
+    """What of the machine a router's package, or its overlays if they were not its own, would change."""
+    mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    laid_over = sorted(place for place in mounts if place in ("/usr", "/etc", "/run", "/var/tmp"))
+    files = [Path("/etc/group"), Path("/etc/passwd")]
     places = [Path("/etc/frr"), Path("/etc/bird"), Path("/run/frr"), Path("/var/tmp/frr"), Path("/usr/lib/frr")]
-    return (*(path.read_text() for path in files), *(str(path.exists()) for path in places))
+    return (*laid_over, *(path.read_text() for path in files), *(str(path.exists()) for path in places))
 
 
 def test_bird_and_frr_exchange_a_route_and_the_machine_stays_as_it_was(pair: tuple[Bird, Frr]) -> None:
