@@ -345,15 +345,12 @@ async def test_a_pods_status_lets_annotations_through_but_only_of_the_pod_that_w
     await _run_pod(world, namespace)
     uid = (await world.store.get(Pod, "pod", namespace=namespace)).metadata.uid
     where = {"namespace": namespace, "subresource": "status"}
-    noted = {
-        "metadata": {"uid": uid, "annotations": {"cni.projectcalico.org/note": "1"}},
-        "spec": {"hostNetwork": True},
-    }
-    patched = await world.store.patch(Pod, "pod", noted, **where)
+    note = {"uid": uid, "annotations": {"cni.projectcalico.org/note": "1"}}
+    patched = await world.store.patch(Pod, "pod", {"metadata": note, "spec": {"hostNetwork": True}}, **where)
     assert patched.metadata.annotations["cni.projectcalico.org/note"] == "1"
     assert not patched.spec.host_network
     with pytest.raises((Conflict, Invalid)):
-        await world.store.patch(Pod, "pod", noted | {"metadata": {"uid": "another"}}, **where)
+        await world.store.patch(Pod, "pod", {"metadata": note | {"uid": "another"}}, **where)
     await world.store.delete(Pod, "pod", namespace=namespace, grace_period_s=0)
 
 
