@@ -17,6 +17,8 @@ from typing import Protocol
 from felix.calc.views import MTU_DEFAULT, pod_interfaces, pod_mtu
 from felix.kernel.protocols import IPAddress, Link, LinkKernel, NextHop, RouteKernel
 
+Ways = tuple[NextHop, ...]
+
 LOOPBACK = "lo"
 PAUSE_MAX_S = 2.0
 COST_SHARE = 20.0
@@ -64,7 +66,17 @@ class KernelView:
         self._hops = {
             address: known[address] if address in known else self._kernel.resolve(address) for address in addresses
         }
-        return self._hops
+        return living(self._hops, silent=frozenset(link.name for link in self.links if not link.carrier))
+
+
+def living(hops: Mapping[IPAddress, tuple[NextHop, ...]], *, silent: frozenset[str]) -> Mapping[IPAddress, Ways]:
+    """Without the ways over links that have no carrier, while any other way is left: the kernel goes on using such a
+    link of a multipath route (unless `ignore_routes_with_linkdown` is set), long before BGP's hold timer says so.
+    Where every way is silent all stay, for a flap of the only link is not worth writing the whole table twice."""
+    devices = {hop.device for ways in hops.values() for hop in ways}
+    if devices.isdisjoint(silent) or devices <= silent:
+        return hops
+    return {address: tuple(hop for hop in ways if hop.device not in silent) for address, ways in hops.items()}
 
 
 def pause_after_look_s(cost_s: float) -> float:
