@@ -14,6 +14,7 @@ import enum
 import json
 import os
 import shlex
+import shutil
 import signal
 import sys
 import time
@@ -120,6 +121,8 @@ def _up(topology: str, name: str) -> Lab:
 
 
 def _export(lab: Lab) -> None:
+    if shutil.which("kubectl") is None:
+        out.print(f"export PATH=$PATH:{lab.control_plane.binaries.kubectl.parent}", markup=False, soft_wrap=True)
     out.print(f"export KUBECONFIG={lab.kubeconfig}", markup=False, soft_wrap=True)
 
 
