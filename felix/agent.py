@@ -63,6 +63,9 @@ class Addresses(Protocol):
     def see(self, view: ClusterView) -> None:
         """Here is the cluster."""
 
+    def see_kernel(self, kernel_addresses: Mapping[IPAddress, str]) -> None:
+        """Here are the addresses of pods that the kernel shows, all of them."""
+
     def blocks(self) -> frozenset[IPNetwork]:
         """Own confirmed blocks."""
 
@@ -233,6 +236,7 @@ class Agent:
         self.writer.look_again()
         self.writer.read()
         self._kernel.look()
+        self._addresses.see_kernel(self._kernel.pods)
         self._look_due = self._pods_due = False
         self._fresh = True
         ended_s = time.monotonic()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from ipaddress import IPv4Address, ip_address, ip_network
 from pathlib import Path
 from random import Random
@@ -54,6 +54,9 @@ class Known:
 
     def see(self, view: ClusterView) -> None:
         self.views.append(view)
+
+    def see_kernel(self, kernel_addresses: Mapping[IPAddress, str]) -> None:
+        self.kernel_addresses = kernel_addresses
 
     def blocks(self) -> frozenset[IPNetwork]:
         return self.own
