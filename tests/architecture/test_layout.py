@@ -53,7 +53,7 @@ def test_test_files_have_names_of_their_own() -> None:
 
 def test_no_file_knows_the_machine_on_which_it_was_written() -> None:
     # Written in pieces, so that this file does not find itself.
-    places = re.compile("|".join(f"(?<![\\w.~$}])/{top}/\\w" for top in ("ro" + "ot", "ho" + "me", "wo" + "rk")))
+    places = re.compile("|".join(f"(?<![\\w.~$}}])/{top}/\\w" for top in ("ro" + "ot", "ho" + "me", "wo" + "rk")))
     scratch = "/tmp/" + "tortie"
     found = []
     for path in files():
