@@ -68,6 +68,8 @@ class Ledger:
         self.held: dict[IPAddress, Row] = {}
         self.freed: dict[tuple[IPAddress, HandleID], Row] = {}
         self._by_handle: dict[HandleID, tuple[IPAddress, ...]] = {}
+        self.changes = 0
+        """Counts the changes of `held`, for those who remember what they made of it."""
         for row in journal.rows():
             self._set(row)
 
@@ -107,6 +109,7 @@ class Ledger:
         self.freed.pop(key, None)
         self._unset_held(row.address)
         self.held[row.address] = row
+        self.changes += 1
         addresses = {*self._by_handle.get(row.handle, ()), row.address}
         self._by_handle[row.handle] = tuple(sorted(addresses, key=lambda a: (a.version, int(a))))
 
@@ -114,6 +117,7 @@ class Ledger:
         old = self.held.pop(address, None)
         if old is None:
             return
+        self.changes += 1
         rest = tuple(a for a in self._by_handle.get(old.handle, ()) if a != address)
         if rest:
             self._by_handle[old.handle] = rest
@@ -127,6 +131,7 @@ class Holdings:
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
         self.own: dict[IPNetwork, OwnBlock] = {}
+        self._exceptions: tuple[int, frozenset[IPNetwork], frozenset[IPAddress]] = (-1, frozenset(), frozenset())
 
     def usable(self) -> list[Block]:
         """Confirmed blocks, oldest claim first."""
@@ -144,9 +149,13 @@ class Holdings:
 
     def exceptions(self) -> frozenset[IPAddress]:
         """Addresses in use here that no confirmed own block covers."""
-        confirmed = self.confirmed()
-        return frozenset(
-            address
-            for address in self.ledger.held
-            if not any(net.version == address.version and address in net for net in confirmed)
-        )
+        confirmed, changes = self.confirmed(), self.ledger.changes
+        if self._exceptions[:2] != (changes, confirmed):
+            ranges = [(net.version, int(net.network_address), int(net.broadcast_address)) for net in confirmed]
+            found = frozenset(
+                address
+                for address in self.ledger.held
+                if not any(address.version == v and low <= int(address) <= high for v, low, high in ranges)
+            )
+            self._exceptions = (changes, confirmed, found)
+        return self._exceptions[2]

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import ip_network
 
 from bgp.rib import BestRoute
@@ -88,9 +89,15 @@ def local_routes(inputs: RouteInputs) -> dict[RouteKey, Route]:
         hole = Route(dst=block, kind=RouteKind.BLACKHOLE, metric=BLOCK_METRIC)
         routes[block, hole.metric] = hole
     for address, interface in inputs.pods.items():
-        route = Route(dst=ip_network(address), next_hops=(NextHop(device=interface),))
+        route = _pod_route(address, interface)
         routes[route.dst, route.metric] = route
     return routes
+
+
+@lru_cache(maxsize=4096)
+def _pod_route(address: IPAddress, interface: str) -> Route:
+    """Remembered: one pod more or less asks for those of all others again."""
+    return Route(dst=ip_network(address), next_hops=(NextHop(device=interface),))
 
 
 def reached(next_hops: frozenset[IPAddress], *, hops: Hops) -> tuple[NextHop, ...]:

@@ -101,6 +101,16 @@ def route_proto(body: bytes) -> int:
     return body[5]
 
 
+def route_length(body: bytes) -> int:
+    """Prefix length of its destination."""
+    return body[1]
+
+
+def route_metric(body: bytes) -> int:
+    """Its metric."""
+    return _number(attributes(body, after=12).get(m.RTA_PRIORITY))
+
+
 def route(body: bytes, *, names: Mapping[int, str]) -> Route | None:
     """A route of the main table, or None for what Tortie cannot express (and so never touches)."""
     version, prefix_len, kind = (4 if body[0] == m.AF_INET else 6), body[1], body[7]

@@ -17,6 +17,7 @@ Called by felix.podnet, the route writer and both kernels.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from dataclasses import dataclass
@@ -68,8 +69,9 @@ class PodMark:
         return f"tortie:{self.container_id}/{self.ifname} ns={self.netns[0]}:{self.netns[1]} ip={addresses}"
 
 
+@functools.lru_cache(maxsize=4096)
 def parse_mark(alias: str) -> PodMark | None:
-    """The mark in an alias, or None if it is not one of ours."""
+    """The mark in an alias, or None if it is not one of ours. Remembered: each look at the kernel asks for all."""
     match = _ALIAS.fullmatch(alias)
     if match is None:
         return None

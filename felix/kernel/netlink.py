@@ -29,6 +29,7 @@ from felix.kernel.protocols import (
     DropRoute,
     InterfaceAddress,
     IPAddress,
+    IPNetwork,
     Link,
     Neighbour,
     Netns,
@@ -46,6 +47,8 @@ from felix.kernel.sockets import NetlinkSocket
 
 BATCH = 500
 """Routes in one message. More gains nothing, and 500 refusals still fit the receive buffer."""
+
+ASK_ONE_BY_ONE = 64
 
 _CLONE_NEWNET = 0x40000000
 _LOOPBACK = {"lo": 1}
@@ -86,11 +89,15 @@ class _Namespace:
         self.identity = identity
         self._fresh: dict[str, int] = {}
         """Indexes of links made by the last run, for the next one."""
+        self._seen_links: dict[bytes, Link] = {}
         self._seen: dict[bytes, Route | None] = {}
         self._seen_names: dict[int, str] = {}
 
     def list_links(self) -> tuple[Link, ...]:
-        return tuple(decode.link(body) for body in self._sock.must([messages.dump_links()]))
+        # The same bytes mean the same link, and a kilobyte for each of a hundred pods takes long to decode.
+        known, bodies = self._seen_links, self._sock.must([messages.dump_links()])
+        self._seen_links = {body: known.get(body) or decode.link(body) for body in bodies}
+        return tuple(self._seen_links.values())
 
     def find_link(self, name: str) -> Link | None:
         bodies, failed = self._sock.ask([messages.get_link(name)])
@@ -165,7 +172,7 @@ class _Namespace:
         return decode.link_name(body)[0]
 
     def _names(self) -> dict[int, str]:
-        return dict(decode.link_name(body) for body in self._sock.must([messages.dump_links()]))
+        return {link.index: link.name for link in self.list_links()}
 
     def _versions(self) -> tuple[int, ...]:
         return (4, 6) if _has_ipv6() else (4,)
@@ -241,8 +248,7 @@ class NetlinkKernel(_Namespace):
         standing = [route for route, error in failed.items() if error.errno == errno.EEXIST]
         if not standing:
             return failed
-        protos = frozenset(route.proto for route in standing)
-        ours = {(route.dst, route.metric, route.proto) for route in self.list_routes(protos=protos)}
+        ours = self._ours_among(standing)
         replaceable = [route for route in standing if (route.dst, route.metric, route.proto) in ours]
         for route in replaceable:
             del failed[route]
@@ -250,6 +256,22 @@ class NetlinkKernel(_Namespace):
             self._each(replaceable, lambda route: messages.put_route(route, flags=F_REPLACE, index_of=index_of))
         )
         return failed
+
+    def _ours_among(self, standing: Sequence[Route]) -> set[tuple[IPNetwork, int, int]]:
+        """Destination, metric and protocol of what stands where these shall go. A few host routes (pods that came since
+        the last look) are asked for one by one, or the whole table would be read for each pod."""
+        if len(standing) <= ASK_ONE_BY_ONE and all(
+            route.dst.prefixlen == route.dst.max_prefixlen for route in standing
+        ):
+            found = set()
+            for route in standing:
+                bodies, _ = self._sock.ask([messages.match_route(route.dst.network_address)])
+                if bodies and decode.route_length(bodies[0]) == route.dst.prefixlen:
+                    found.add((route.dst, decode.route_metric(bodies[0]), decode.route_proto(bodies[0])))
+            if all((route.dst, route.metric, route.proto) in found for route in standing):
+                return found
+        protos = frozenset(route.proto for route in standing)
+        return {(route.dst, route.metric, route.proto) for route in self.list_routes(protos=protos)}
 
     def drop_routes(self, routes: Iterable[Route]) -> dict[Route, OSError]:
         return self._each(routes, messages.drop_route)
