@@ -3,8 +3,8 @@
     python -m tests.bench.cni_bench [cni-add] [cni-del] [pod-burst]
 
 Both plugins run on one node (a network namespace) that holds 110 pods of each; ADDs, then DELs, are interleaved pair by
-pair, so what else the machine does hits both alike. Ours runs the real shim, server and kernel work; addresses come
-from the tests' small IPAM, which syncs a file for each one as the node's IPAM does.
+pair, so what else the machine does hits both alike. Ours is the whole agent as felix.main composes it, with its synced
+journal and its writes to an API server behind the answers (tests/bench/cni_node.py says what that one is).
 """
 
 from __future__ import annotations
@@ -12,20 +12,19 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import count
 from pathlib import Path
 
-from cni.build import build
+from cni.conflist import NETWORK
+from tests.bench.cni_node import BenchAgent, cni_node
 from tests.bench.report import report
-from tests.functional.cni_world import Node, inside
+from tests.functional.cni_world import inside
 
 HELD = 110
 SAMPLES = 60
@@ -37,11 +36,12 @@ PEER_PROGRAM = Path("/usr/lib/cni/ptp")
 class Bench:
     """A node with both plugins, and as many pod namespaces as asked for."""
 
-    def __init__(self, node: Node, *, state: Path) -> None:
+    def __init__(self, node: BenchAgent, *, names: Sequence[str], state: Path) -> None:
         self.node = node
-        self._numbers = count()
+        self._names = iter(names)
         self._made: list[str] = []
-        self.ours = json.dumps(node.config(ipam={"type": "tortie", "assign_ipv4": True})).encode()
+        network = {"cniVersion": "1.0.0", "name": NETWORK, "type": "tortie"}
+        self.ours = json.dumps({**network, "ipam": {"type": "tortie", "assign_ipv4": True}}).encode()
         self.peers = json.dumps(
             {
                 "cniVersion": "1.0.0",
@@ -57,7 +57,7 @@ class Bench:
         ).encode()
 
     def netns(self) -> str:
-        name = f"tortie-b-{os.getpid()}-{next(self._numbers)}"
+        name = next(self._names)
         subprocess.run(["ip", "netns", "add", name], check=True)
         self._made.append(name)
         return name
@@ -106,22 +106,14 @@ QUIET = os.open("/dev/null", os.O_WRONLY)
 @contextlib.contextmanager
 def world() -> Iterator[Bench]:
     """A node with the agent running; gone afterwards."""
-    base = Path(tempfile.mkdtemp(prefix="tortie-bench-"))
-    (base / "run").mkdir()
-    name = f"tortie-b-{os.getpid()}-node"
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
-    node = Node(netns=name, run_dir=base / "run", shim=build(base / "tortie", run_dir=str(base / "run")))
-    bench = Bench(node, state=base)
-    try:
-        node.start(POOL4="10.65.0.0/22")
-        with inside(name):
-            yield bench
-    finally:
-        node.kill()
-        bench.clear()
-        subprocess.run(["ip", "netns", "delete", name], check=False)
-        shutil.rmtree(base)
+    names = [f"tortie-b-{os.getpid()}-{number}" for number in range(2 * (HELD + max(SAMPLES, BURST)))]
+    with cni_node(names) as node, tempfile.TemporaryDirectory(prefix="tortie-bench-peer-") as state:
+        bench = Bench(node, names=names, state=Path(state))
+        try:
+            with inside(node.netns):
+                yield bench
+        finally:
+            bench.clear()
 
 
 def p50(samples: list[float]) -> float:
@@ -156,7 +148,7 @@ def burst(bench: Bench) -> None:
         for command in ("ADD", "DEL"):
             with ThreadPoolExecutor(AT_ONCE, initializer=_join, initargs=(bench.node.netns,)) as pool:
                 begin = time.perf_counter()
-                list(pool.map(lambda pod, command=command, run=run: run(command, pod), pods))  # type: ignore[misc]
+                list(pool.map(lambda pod, command=command, run=run: run(command, pod), pods))
                 rates[name, command] = BURST / (time.perf_counter() - begin)
     for command, goal in (("ADD", 4.0), ("DEL", None)):
         report(
