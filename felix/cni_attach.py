@@ -33,7 +33,7 @@ from cni.spec import (
     own_addresses,
 )
 from crds.values import HandleID
-from felix.cni_request import PodInfo, PodLookup, assign_request, handle_of
+from felix.cni_request import PodInfo, PodLookup, assign_request, handle_for, handle_of
 from felix.kernel.names import POD_MAC
 from felix.kernel.protocols import Netns
 from felix.podnet import PodNet, RefusedNamespace, Wiring
@@ -297,10 +297,10 @@ class Attachments:
         """GC: undo what is ours and not in `cni.dev/valid-attachments`."""
         valid = {(entry.container_id, entry.ifname) for entry in call.config.valid_attachments or ()}
         network = call.config.name
-        handles = {_handle(network, container_id, ifname) for container_id, ifname in valid}
+        handles = {handle_for(network, container_id=container_id, ifname=ifname) for container_id, ifname in valid}
         for pod in self._podnet.live():
             owner = (pod.mark.container_id, pod.mark.ifname)
-            handle = _handle(network, *owner)
+            handle = handle_for(network, container_id=owner[0], ifname=owner[1])
             if owner in valid or handle in self._busy:
                 continue
             log.info("GC deletes interface=%s container=%s", pod.interface, owner[0])
@@ -310,7 +310,8 @@ class Attachments:
     async def sweep(self, *, network: str) -> None:
         """At the agent's start: free the addresses of attachments that have no interface, as after a crash in the
         middle of an ADD, or a reboot."""
-        handles = {_handle(network, pod.mark.container_id, pod.mark.ifname) for pod in self._podnet.live()}
+        marks = [pod.mark for pod in self._podnet.live()]
+        handles = {handle_for(network, container_id=mark.container_id, ifname=mark.ifname) for mark in marks}
         await self._free_except(handles, network=network)
 
     async def _free_except(self, keep: set[HandleID], *, network: str) -> None:
@@ -332,11 +333,6 @@ class Attachments:
                 await self.collect(call)
             case _:
                 raise CniError(Code.INVALID_ENVIRONMENT, f"{call.command.value} is not for the agent")
-
-
-def _handle(network: str, container_id: str, ifname: str) -> HandleID:
-    second = "" if ifname == "eth0" else f".{ifname}"
-    return HandleID(f"{network}.{container_id}{second}")
 
 
 def _added(call: CniCall, pod: PodInfo | None, wiring: Wiring) -> Added:

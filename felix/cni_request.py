@@ -44,9 +44,14 @@ class PodLookup(Protocol):
 
 
 def handle_of(call: CniCall) -> HandleID:
+    """The handle that this call is about."""
+    return handle_for(call.config.name, container_id=call.container_id, ifname=call.ifname)
+
+
+def handle_for(network: str, *, container_id: str, ifname: str) -> HandleID:
     """Calico's handle of an attachment; a second interface of a container gets one of its own."""
-    second = "" if call.ifname == "eth0" else f".{call.ifname}"
-    return HandleID(f"{call.config.name}.{call.container_id}{second}")
+    second = "" if ifname == "eth0" else f".{ifname}"
+    return HandleID(f"{network}.{container_id}{second}")
 
 
 def assign_request(call: CniCall, pod: PodInfo | None) -> AssignRequest:
