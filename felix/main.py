@@ -20,6 +20,7 @@ import asyncio
 import ctypes
 import gc
 import logging
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -39,6 +40,7 @@ from felix.agent import Agent
 from felix.bgp_link import BgpLink
 from felix.calc.speech import Speech
 from felix.cni_attach import Added, Attachments, Deleted, Hooks
+from felix.cni_request import handle_for
 from felix.cni_server import CniServer
 from felix.health import Health, watchdog
 from felix.kernel.events import NetlinkEvents
@@ -120,6 +122,7 @@ class Process:
             waiting_for=self._waiting_for, last_turn_s=lambda: self.agent.last_turn_s, metrics=metrics.page
         )
         self._blocks = self.ipam.blocks()
+        self._closed_kind = ""
         self._doors_open = False
         self._ready = asyncio.Event()
         self.agent.followers = (self.notes.follow, self._followed)
@@ -151,6 +154,20 @@ class Process:
     def _followed(self, _turn: object) -> None:
         if not self._ready.is_set() and self.watches.snapshot().sync is Sync.COMPLETE and self.ipam.is_recovered:
             self._ready.set()
+
+        if self._ready.is_set():
+            self._tell_fence()
+
+    def _tell_fence(self) -> None:
+        """Say once why no address is given out (a clone of this node, an API server long gone), and when that ends."""
+        why = self.ipam.closed()
+        kind = re.sub(r"\d+", "", why)  # the sentence may count seconds
+        if kind != self._closed_kind:
+            self._closed_kind = kind
+            if why:
+                log.warning('no address is given out why="%s"', why)
+            else:
+                log.info("addresses are given out again")
 
     def _waiting_for(self) -> tuple[str, ...]:
         reasons = [f"a list of {missing}" for missing in self.watches.missing()]
@@ -215,12 +232,18 @@ class Process:
             debris = self.reaper.clear_debris()
         except RuntimeError as error:
             raise CannotStart(str(error)) from error
-        live = {address: pod.interface for pod in self.podnet.live() for address in pod.mark.addresses}
-        log.info("start node=%s pods=%d debris=%d", self.settings.node, len(live), debris)
+        pods = self.podnet.live()
+        live = {address: pod.interface for pod in pods for address in pod.mark.addresses}
+        handles = {
+            address: handle_for(NETWORK, container_id=pod.mark.container_id, ifname=pod.mark.ifname)
+            for pod in pods
+            for address in pod.mark.addresses
+        }
+        log.info("start node=%s pods=%d debris=%d", self.settings.node, len(pods), debris)
         self.events.start(self.agent.kernel_changed)
         await self.link.start()
         await self._serve_health()
-        await self.ipam.recover(kernel_addresses=live)
+        await self.ipam.recover(kernel_addresses=live, kernel_handles=handles)
 
     async def _serve_health(self) -> None:
         address, port = self.settings.health_address, self.settings.health_port
