@@ -7,7 +7,8 @@ that by itself when a session comes back), and what it was given since the sessi
 Invariants:
 - Only neighbours that are up are told anything: one route queued for a dead neighbour makes ExaBGP drop every reload.
 - At each `up` a neighbour gets its whole set, withdrawals of what is wanted no more (else ExaBGP revives it), then
-  End-of-RIB; never an End-of-RIB before a complete wanted set is known, for the peer then drops what it kept for us.
+  End-of-RIB, in this order always: a withdrawal that goes first opens a gap. Never an End-of-RIB before a complete
+  wanted set is known, for the peer then drops what it kept for us.
 - `told` changes when a line is written, not when it is queued, so that a queue thrown away loses nothing.
 - A session that shall go is first emptied, for with graceful restart its end alone leaves the routes at the peer.
 
@@ -275,10 +276,12 @@ class Speaker:
         wanted = self._offers.get(key, {})
         surplus = {prefix: offer for prefix, offer in peer.told.items() if prefix not in wanted}
         lacking = {prefix: offer for prefix, offer in wanted.items() if peer.given.get(prefix) != offer}
-        for line in commands.withdraw(key, surplus):
-            peer.queue.append(Command(line.text, withdraws=line.prefixes))
+        # The new before the old goes: where a block is replaced by its pods' addresses, or these by it, no packet
+        # finds neither.
         for line in commands.announce(key, lacking):
             peer.queue.append(Command(line.text, announces={prefix: lacking[prefix] for prefix in line.prefixes}))
+        for line in commands.withdraw(key, surplus):
+            peer.queue.append(Command(line.text, withdraws=line.prefixes))
         if self.wanted.complete:
             for family in sorted(set(peer.session.families) - peer.ended):
                 peer.queue.append(Command(commands.end_of_rib(key, family), end=family))

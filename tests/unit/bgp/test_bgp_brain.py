@@ -87,13 +87,13 @@ def test_an_incomplete_set_takes_nothing_away() -> None:
     assert {found.id for found in made.wanted.sessions} == {ONE, TWO}
 
 
-def test_only_what_changed_is_told() -> None:
+def test_only_what_changed_is_told_the_new_before_the_old_goes() -> None:
     made = speaker(A, B)
     hear(made, up(ONE))
     made.want(wanted(B, C))
     assert hear(made) == [
-        f"{ONE_IS} withdraw attributes next-hop self nlri {A}",
         f"{ONE_IS} announce attributes next-hop self nlri {C}",
+        f"{ONE_IS} withdraw attributes next-hop self nlri {A}",
     ]
 
 
@@ -103,8 +103,8 @@ def test_what_went_while_a_peer_was_away_is_withdrawn_before_the_end() -> None:
     hear(made, down(ONE))
     made.want(wanted(B))
     assert hear(made, up(ONE)) == [
-        f"{ONE_IS} withdraw attributes next-hop self nlri {A}",
         f"{ONE_IS} announce attributes next-hop self nlri {B}",
+        f"{ONE_IS} withdraw attributes next-hop self nlri {A}",
         f"{ONE_IS} announce eor ipv4 unicast",
     ]
 
