@@ -22,7 +22,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
@@ -37,6 +37,7 @@ from felix.calc.views import PolicyView, cluster_view, same_view
 from felix.dataplane.routes import KEEP_ALL, SWEEP_ALL, Origin, Plan, RouteWriter
 from felix.kernel.protocols import IPAddress, IPNetwork
 from felix.kernel_view import AgentKernel, KernelView, pause_after_look_s
+from felix.lull import at_once
 from felix.snapshot import Snapshot, Sync
 from felix.watches import Watches
 from ipam.view import ClusterView
@@ -49,6 +50,8 @@ RETRY_FIRST_S, RETRY_MAX_S = 0.1, 30.0
 PODS_SETTLE_S = 0.05
 """Pods came or went: their routes stand already, so taking note of them may wait until a burst is over."""
 YIELD_MAX_S = 0.05
+QUIET_WAIT_S = 0.05
+"""How long a turn waits for pods that are being started. A withdrawn route waits as long, so not longer."""
 GIVE_UP_AFTER = 12
 PLAN_LINES_MAX = 20
 
@@ -102,7 +105,9 @@ class Agent:
         kernel: AgentKernel,
         api_addresses: frozenset[IPAddress] = frozenset(),
         followers: tuple[Callable[[Turn], None], ...] = (),
+        until_quiet: Callable[[float], Awaitable[None]] = at_once,
     ) -> None:
+        """`until_quiet`: waits while pods wait for answers, at most so many seconds (felix.lull)."""
         self._node = node
         self._watches = watches
         self._addresses = addresses
@@ -113,6 +118,7 @@ class Agent:
         self._kernel = KernelView(kernel)
         self.writer = RouteWriter(kernel)
         self.followers = followers
+        self._until_quiet = until_quiet
         self.last: Turn | None = None
         self.last_turn_s = time.monotonic()
         self.apply_s: Callable[[float], None] = lambda _seconds: None
@@ -178,6 +184,7 @@ class Agent:
                     await self._poked.wait()
             except TimeoutError:
                 self._look_due = True
+            await self._until_quiet(QUIET_WAIT_S)
             self._poked.clear()
             started_s = time.monotonic()
             self._turn_or_count()

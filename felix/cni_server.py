@@ -26,6 +26,7 @@ from pathlib import Path
 from cni.spec import NEWEST, CniCall, CniError, Code, Command, encode_result
 from cni.wire import BadFrame, Request, RequestDecoder, encode_answer, encode_error
 from felix.cni_attach import Attachments
+from felix.lull import Lull
 
 log = logging.getLogger(__name__)
 
@@ -42,11 +43,20 @@ _BACKLOG = 1024
 class CniServer:
     """Listens at `run_dir`/cni.sock."""
 
-    def __init__(self, attachments: Attachments, *, run_dir: Path, not_ready: Callable[[], str] = lambda: "") -> None:
-        """`not_ready`: why the agent cannot serve ADDs now, in one sentence, "" if it can."""
+    def __init__(
+        self,
+        attachments: Attachments,
+        *,
+        run_dir: Path,
+        not_ready: Callable[[], str] = lambda: "",
+        lull: Lull | None = None,
+    ) -> None:
+        """`not_ready`: why the agent cannot serve ADDs now, in one sentence, "" if it can. `lull` is told of each
+        request."""
         self._attachments = attachments
         self._run_dir = run_dir
         self._not_ready = not_ready
+        self._lull = lull or Lull()
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
         self._socket: socket.socket | None = None
@@ -109,6 +119,7 @@ class CniServer:
 
     async def _serve(self, connection: socket.socket) -> None:
         descriptors: list[int] = []
+        self._lull.begin()
         try:
             uid = _peer_uid(connection)
             if uid != 0:
@@ -126,6 +137,7 @@ class CniServer:
             for descriptor in descriptors:
                 os.close(descriptor)
             connection.close()
+            self._lull.end()
 
     async def _work(self, connection: socket.socket, request: Request, descriptors: list[int]) -> None:
         """Answer one request, unless the shim goes away."""

@@ -46,6 +46,7 @@ from felix.health import Health, watchdog
 from felix.kernel.events import NetlinkEvents
 from felix.kernel.netlink import NetlinkKernel
 from felix.kernel.protocols import IPAddress
+from felix.lull import Lull
 from felix.metrics import AgentMetrics, Sources
 from felix.node_status import NodeStatusReporter, Seen
 from felix.pod_notes import PodNotes
@@ -77,6 +78,7 @@ class Process:
         self.settings = settings
         rng = Random()
         credentials = from_environment()
+        self.lull = Lull()
         self.kernel = NetlinkKernel()
         self.events = NetlinkEvents(own_port=self.kernel.port)
         self.journal = Journal(state_dir=settings.state_dir, run_dir=settings.run_dir)
@@ -89,6 +91,7 @@ class Process:
             clock=SystemClock(),
             network=NETWORK,
             on_change=self._ipam_changed,
+            until_quiet=self.lull.until,
         )
         self.link = BgpLink(
             settings.run_dir / "bgp.sock", on_change=self._poke, speaker_uid=settings.speaker_uid, hold_s=0.002
@@ -101,10 +104,13 @@ class Process:
             speech=Speech(node=settings.node),
             kernel=self.kernel,
             api_addresses=_host_addresses(credentials.server),
+            until_quiet=self.lull.until,
         )
         self.podnet = PodNet(self.kernel)
         self.reaper = Reaper(self.kernel)
-        self.notes = PodNotes(self.store, own_pods=lambda: self.watches.snapshot().own_pods)
+        self.notes = PodNotes(
+            self.store, own_pods=lambda: self.watches.snapshot().own_pods, until_quiet=self.lull.until
+        )
         self.attachments = Attachments(
             ipam=self.ipam,
             podnet=self.podnet,
@@ -113,7 +119,7 @@ class Process:
             hooks=Hooks(on_added=self._added, on_deleted=self._deleted),
             mtu=lambda: self.agent.pod_mtu,
         )
-        self.cni = CniServer(self.attachments, run_dir=settings.run_dir, not_ready=self._not_ready)
+        self.cni = CniServer(self.attachments, run_dir=settings.run_dir, not_ready=self._not_ready, lull=self.lull)
         self.reporter = NodeStatusReporter(
             self.store, node=settings.node, seen=self._seen, now=lambda: datetime.now(UTC), rng=rng
         )

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from crds.core import CONTAINER_ID, POD_IP, POD_IPS, Pod
@@ -27,11 +27,14 @@ from crds.errors import ApiError, Conflict, Invalid, NotFound
 from crds.store import Store
 from felix.agent import Turn
 from felix.kernel.protocols import IPAddress
+from felix.lull import at_once
 
 log = logging.getLogger(__name__)
 
 AT_ONCE = 16
 """Writes under way together: a burst of 250 ADDs must not open 250 connections."""
+QUIET_WAIT_S = 0.1
+"""How long a note waits for other pods' ADDs. A reader elsewhere knows an address 0.2 s after its ADD."""
 PAUSE_FIRST_S, PAUSE_MAX_S = 0.1, 30.0
 
 
@@ -59,10 +62,17 @@ class Note:
 class PodNotes:
     """The writer of pods' annotations."""
 
-    def __init__(self, store: Store, *, own_pods: Callable[[], Mapping[str, Pod]]) -> None:
-        """`own_pods`: the pods of this node as the watch shows them, by `namespace/name`."""
+    def __init__(
+        self,
+        store: Store,
+        *,
+        own_pods: Callable[[], Mapping[str, Pod]],
+        until_quiet: Callable[[float], Awaitable[None]] = at_once,
+    ) -> None:
+        """`own_pods`: the pods of this node as the watch shows them, by `namespace/name`. `until_quiet`: felix.lull."""
         self._store = store
         self._own_pods = own_pods
+        self._until_quiet = until_quiet
         self._known: dict[str, Note] = {}
         """The last note of each live pod, written or not."""
         self._unwritten: dict[str, Note] = {}
@@ -122,6 +132,7 @@ class PodNotes:
 
     async def _write_all(self, key: str) -> None:
         pause_s = PAUSE_FIRST_S
+        await self._until_quiet(QUIET_WAIT_S)
         while (note := self._unwritten.get(key)) is not None:
             if await self._write_one(key, note):
                 pause_s = PAUSE_FIRST_S

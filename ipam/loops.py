@@ -23,13 +23,19 @@ async def renew_forever(renew: Callable[[], Awaitable[float]], *, at_once: async
 
 
 async def work_forever(
-    turn: Callable[[], Awaitable[bool]], *, wake: asyncio.Event, gather_s: float, idle_s: float, backoff: Backoff
+    turn: Callable[[], Awaitable[bool]],
+    *,
+    wake: asyncio.Event,
+    gather: Callable[[], Awaitable[None]],
+    idle_s: float,
+    backoff: Backoff,
 ) -> None:
-    """Call `turn` soon after `wake` is set, or every `idle_s`; after a failed one back off, whatever happens."""
+    """Call `turn` after `wake` is set and `gather` has waited, or every `idle_s`; after a failed one back off,
+    whatever happens."""
     while True:
         await _wait(wake, idle_s)
         wake.clear()
-        await asyncio.sleep(gather_s)
+        await gather()
         if await turn():
             backoff.reset()
         else:

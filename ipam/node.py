@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from crds.store import Store
@@ -53,13 +53,20 @@ class Times:
     """One ADD that has to claim a block; a runtime gives an ADD minutes, a pod's user does not."""
     gather_s: float = 0.05
     """Between a change and its write, so that a burst of pods shares one."""
+    burst_s: float = 0.3
+    """How long a write waits for pods that are being started; they need the processor more."""
     idle_s: float = 5.0
     """Between passes when nothing happens: cool-downs end, half-states heal."""
 
 
+async def _at_once(_at_most_s: float) -> None:
+    """Where nobody says when it is quiet."""
+
+
 class NodeIPAM:
     """One node's addresses. `network` is the CNI network name (first part of handles); `on_change` is called without
-    arguments when blocks(), exceptions() or allocations() may have changed."""
+    arguments when blocks(), exceptions(), allocations() or closed() may have changed. `until_quiet` waits while pods
+    wait for answers, at most so many seconds."""
 
     def __init__(
         self,
@@ -72,10 +79,11 @@ class NodeIPAM:
         rng: random.Random | None = None,
         network: str = "k8s-pod-network",
         on_change: Callable[[], None] = lambda: None,
+        until_quiet: Callable[[float], Awaitable[None]] = _at_once,
     ) -> None:
         self.node, self.journal, self._clock = node, journal, clock
         self._times = times or Times()
-        self._on_change = on_change
+        self._on_change, self._until_quiet = on_change, until_quiet
         self._rng = rng or random.Random()
         self._kernel: KernelAddresses | None = None
         self._recovered = False
@@ -304,10 +312,16 @@ class NodeIPAM:
     async def run(self) -> None:
         """Everything that happens behind the answers. Ends only when cancelled, or by a bug."""
         times, backoff = self._times, Backoff(rng=self._rng)
-        work = work_forever(self.turn, wake=self._wake, gather_s=times.gather_s, idle_s=times.idle_s, backoff=backoff)
+        work = work_forever(self.turn, wake=self._wake, gather=self._gather, idle_s=times.idle_s, backoff=backoff)
         async with asyncio.TaskGroup() as group:
             group.create_task(renew_forever(self.renew_once, at_once=self._renew_now, rng=self._rng))
             group.create_task(work)
+
+    async def _gather(self) -> None:
+        """Let a burst of pods share a write; but not when the next of them may find no address."""
+        await asyncio.sleep(self._times.gather_s)
+        if not self._upkeep.is_short():
+            await self._until_quiet(self._times.burst_s)
 
     async def renew_once(self) -> float:
         """One attempt to renew the Lease; seconds until the next is due."""
@@ -322,6 +336,7 @@ class NodeIPAM:
                 self._holdings.own.clear()
             if before != self.fence.closed():
                 self._wake.set()
+                self._on_change()  # whoever tells people about it must look
         except (*AWAY, JournalError) as error:
             self._problem = _text(error)
             return min(1.0, self._times.fence.renew_s)

@@ -234,6 +234,11 @@ class Upkeep:
                     if not isinstance(choice, ClaimBlock) or isinstance(await self.claim_locked(choice.cidr), Claimed):
                         break
 
+    def is_short(self) -> bool:
+        """Whether a burst would soon find no free address in the blocks of a family that has any."""
+        site = self.site()
+        return any(self._is_short(family, site) for family in {block.cidr.version for block in site.owned})
+
     def _is_short(self, family: int, site: Site) -> bool:
         blocks = [block for block in site.owned if block.cidr.version == family]
         if not blocks:

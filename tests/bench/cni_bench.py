@@ -90,7 +90,7 @@ class Bench:
         took_ms = (time.perf_counter() - begin) * 1e3
         os.close(read_end)
         if status:
-            raise SystemExit(f"{program} {command} {pod} failed with {status}")
+            raise SystemExit(f"{program} {command} {pod} failed with {status}\n{self.node.log[-1000:]}")
         return took_ms
 
     def our(self, command: str, pod: str) -> float:

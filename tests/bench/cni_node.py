@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from cni.build import build
+from tests.eventually import eventually
 from tests.functional.agent_world import AgentWorld, node_object
 
 PORT = 18081
@@ -113,4 +114,5 @@ def cni_node(pods: Sequence[str]) -> Iterator[BenchAgent]:
         node.start()
         stack.callback(node.end)
         node.until_ready(within_s=60)
+        eventually(lambda: node.routes("type", "blackhole"), within_s=20, what="the node has a block")
         yield node
