@@ -4,15 +4,15 @@ Theory: a peer has a local side (node, nodeSelector, or all) and a remote one (p
 the local side, each remote is a neighbour; if we are on the remote side, each local node is one in return (unless
 reversePeering is Manual), so that both ends of a session between nodes are configured by one object.
 
-Pure; a bad field raises BadObject and ends this peer alone. Called by `bgp.sessions`.
+Pure; a bad field raises BadObject and ends this peer alone. What the object itself can tell is asked in `crds.peers`.
+Called by `bgp.sessions`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
 from bgp import wire
@@ -21,13 +21,11 @@ from bgp.plan import Neighbor, PeerKind
 from crds.bgp_kinds import BGPPassword, BGPPeer, BGPPeerSpec
 from crds.core import Secret
 from crds.errors import BadObject
+from crds.peers import check_peer, keepalive_s, parse_peer_ip, restart_s
 from crds.selector import parse_selector
-from crds.values import parse_duration
 
 IPAddress = IPv4Address | IPv6Address
 PASSWORD_MAX_BYTES: Final = 80
-_V4_PORT = re.compile(r"([0-9.]+):([0-9]{1,5})", re.ASCII)
-_V6_PORT = re.compile(r"\[(?=[^\]]*:)([0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]{1,15})?)\](?::([0-9]{1,5}))?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +51,7 @@ def from_peer(
 ) -> Iterator[Candidate]:
     """The neighbours. Raises BadObject."""
     spec = peer.spec
-    _check(spec)
+    check_peer(spec)
     locals_ = _local_side(spec, cluster)
     if here.name in locals_:
         for remote in _remotes(spec, here=here, cluster=cluster):
@@ -71,23 +69,6 @@ def from_peer(
                     yield Candidate(neighbor=found, explicit=False)
 
 
-def _check(spec: BGPPeerSpec) -> None:
-    if spec.local_workload_selector:
-        raise BadObject("spec.localWorkloadSelector", "cannot be followed yet; leave it empty")
-    if spec.reachable_by:
-        raise BadObject(
-            "spec.reachableBy", "cannot be followed yet; route to the peer outside Tortie and leave it empty"
-        )
-    if bool(spec.peer_ip) == bool(spec.peer_selector):
-        raise BadObject("spec.peerIP", "must be given, or else spec.peerSelector, and not both")
-    if spec.node and spec.node_selector:
-        raise BadObject("spec.nodeSelector", "must be empty where spec.node is given")
-    if spec.source_address not in {"", "UseNodeIP", "None"}:
-        raise BadObject("spec.sourceAddress", f"must be UseNodeIP or None, is {spec.source_address!r}")
-    if not 0 <= (spec.ttl_security or 0) <= 255:
-        raise BadObject("spec.ttlSecurity", f"must lie in 0..255, is {spec.ttl_security}")
-
-
 def _local_side(spec: BGPPeerSpec, cluster: Cluster) -> dict[str, NodeFacts]:
     selector = parse_selector(spec.node_selector, field="spec.nodeSelector")
     return {
@@ -99,7 +80,7 @@ def _local_side(spec: BGPPeerSpec, cluster: Cluster) -> dict[str, NodeFacts]:
 
 def _remotes(spec: BGPPeerSpec, *, here: NodeFacts, cluster: Cluster) -> Iterator[Remote]:
     if spec.peer_ip:
-        address, interface, port = parse_peer_ip(spec.peer_ip)
+        address, interface, port = parse_peer_ip(spec.peer_ip, field="spec.peerIP")
         if address == here.address(address.version):
             return
         other = cluster.at(address)
@@ -126,11 +107,11 @@ def _remotes(spec: BGPPeerSpec, *, here: NodeFacts, cluster: Cluster) -> Iterato
 def _is_remote(spec: BGPPeerSpec, *, here: NodeFacts, cluster: Cluster) -> bool:
     if spec.peer_selector:
         return parse_selector(spec.peer_selector, field="spec.peerSelector").matches(here.labels)
-    return cluster.at(parse_peer_ip(spec.peer_ip)[0]) is here
+    return cluster.at(parse_peer_ip(spec.peer_ip, field="spec.peerIP")[0]) is here
 
 
 def _versions(spec: BGPPeerSpec) -> tuple[int, ...]:
-    return (parse_peer_ip(spec.peer_ip)[0].version,) if spec.peer_ip else (4, 6)
+    return (parse_peer_ip(spec.peer_ip, field="spec.peerIP")[0].version,) if spec.peer_ip else (4, 6)
 
 
 def _neighbor(
@@ -151,8 +132,8 @@ def _neighbor(
         connect_port=remote.port,
         # A listener's handshake leaves with TTL 64, which GTSM peers drop: with GTSM we only dial.
         listen_port=here.listen_port if local and not spec.ttl_security else 0,
-        hold_time_s=_seconds(spec.keepalive_time, "spec.keepaliveTime", default=30, low=1, high=21845) * 3,
-        restart_time_s=_seconds(spec.max_restart_time, "spec.maxRestartTime", default=120, low=0, high=4095),
+        hold_time_s=keepalive_s(spec) * 3,
+        restart_time_s=restart_s(spec),
         password=password(spec.password, secrets, field="spec.password"),
         ttl_hops=spec.ttl_security or 0,
         source_interface=remote.interface,
@@ -164,31 +145,6 @@ def _neighbor(
         filters=spec.filters,
         allowed_own_as=spec.num_allowed_local_as_numbers or 0,
     )
-
-
-def parse_peer_ip(text: str) -> tuple[IPAddress, str, int]:
-    """Address, interface ("" but for link-local ones) and port (0: not given) of a BGPPeer's peerIP. Raises
-    BadObject."""
-    found = _V4_PORT.fullmatch(text) or _V6_PORT.fullmatch(text)
-    host, port = (found[1], int(found[2] or 0)) if found else (text, 0)
-    try:
-        address = ip_address(host)
-    except ValueError:
-        allowed = "an address such as 192.0.2.1, 192.0.2.1:1790, 2001:db8::1 or [2001:db8::1]:1790"
-        raise BadObject("spec.peerIP", f"must be {allowed}, is {text!r}") from None
-    if port > 65535 or (found and found[2] and port == 0):
-        raise BadObject("spec.peerIP", f"must have a port in 1..65535, is {text!r}")
-    if address.is_unspecified or address.is_multicast or address.is_loopback:
-        raise BadObject("spec.peerIP", f"must be an address that a router can have, is {text!r}")
-    interface = ""
-    if isinstance(address, IPv6Address):
-        interface = address.scope_id or ""
-        address = IPv6Address(int(address))
-        if address.is_link_local != bool(interface):
-            raise BadObject(
-                "spec.peerIP", f"must name the interface of a link-local address, and only of one: {text!r}"
-            )
-    return address, interface, port
 
 
 def password(wanted: BGPPassword | None, secrets: Mapping[str, Secret], *, field: str) -> str:
@@ -209,12 +165,3 @@ def password(wanted: BGPPassword | None, secrets: Mapping[str, Secret], *, field
             field, f"key {ref.key!r} of Secret {ref.name!r} must hold 1..{PASSWORD_MAX_BYTES} bytes of ASCII"
         )
     return key.decode("ascii")
-
-
-def _seconds(text: str | None, field: str, *, default: int, low: int, high: int) -> int:
-    if not text:
-        return default
-    found = round(parse_duration(text, field=field))
-    if not low <= found <= high:
-        raise BadObject(field, f"must lie in {low}s..{high}s, is {text!r}")
-    return found

@@ -150,22 +150,6 @@ def parse_address(text: str, *, field: str) -> IPAddress:
         raise BadObject(field, f"must be an IP address, is {text!r}") from None
 
 
-def parse_peer_ip(text: str, *, field: str) -> tuple[IPAddress, int | None]:
-    """`v4`, `v6`, `v4:port`, `[v6]:port` -> address and port (None: not said)."""
-    found = re.fullmatch(r"\[(?P<v6>[^][]+)\]:(?P<p6>[0-9]{1,5})|(?P<v4>[0-9.]+):(?P<p4>[0-9]{1,5})", text)
-    try:
-        if found is None:
-            address, port = ip_address(_unscoped(text)), None
-        else:
-            address = IPv6Address(_unscoped(found["v6"])) if found["v6"] else IPv4Address(found["v4"])
-            port = int(found["p6"] or found["p4"])
-    except ValueError:
-        raise BadObject(field, f"must be an IP address, 192.0.2.1:179 or [2001:db8::1]:179, is {text!r}") from None
-    if port is not None and not 1 <= port <= 65535:
-        raise BadObject(field, f"must have a port in 1..65535, is {text!r}")
-    return address, port
-
-
 _UNIT_S = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 _DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(h|ms|us|µs|ns|m|s)")
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 
 from crds.bgp_kinds import BGPConfiguration, BGPFilter, BGPPassword, BGPPeer, FilterRule
 from crds.errors import BadObject
+from crds.peers import check_peer
 from crds.pools import IPAMConfiguration, IPReservation
-from crds.selector import parse_selector
-from crds.values import parse_address, parse_duration, parse_network, parse_peer_ip, parse_reservation
+from crds.values import parse_duration, parse_network, parse_reservation
 from ipam.operator_conditions import Statement
 
 ACCEPTED = "Accepted"
@@ -123,35 +123,13 @@ def _bgp_configuration(obj: BGPConfiguration, references: References) -> None:
 
 def _bgp_peer(obj: BGPPeer, references: References) -> None:
     spec = obj.spec
-    if spec.node and spec.node_selector:
-        raise BadObject("spec.nodeSelector", "must not be given together with node")
-    remote = {
-        "peerIP": spec.peer_ip,
-        "peerSelector": spec.peer_selector,
-        "localWorkloadSelector": spec.local_workload_selector,
-    }
-    if sum(1 for text in remote.values() if text) != 1:
-        given = " and ".join(name for name, text in remote.items() if text) or "none"
-        raise BadObject("spec.peerIP", f"exactly one of {', '.join(remote)} must be given, is {given}")
-    for name, text in (("nodeSelector", spec.node_selector), ("peerSelector", spec.peer_selector)):
-        if text:
-            parse_selector(text, field=f"spec.{name}")
-    if spec.peer_ip:
-        address, _ = parse_peer_ip(spec.peer_ip, field="spec.peerIP")
-        if spec.as_number is None:
-            raise BadObject("spec.asNumber", "must be given with peerIP")
-        if spec.reachable_by:
-            gateway = parse_address(spec.reachable_by, field="spec.reachableBy")
-            if gateway.version != address.version:
-                raise BadObject("spec.reachableBy", f"must be of the same family as peerIP {address}, is {gateway}")
-    elif spec.peer_selector and spec.as_number is not None:
+    check_peer(spec)
+    if spec.peer_ip and spec.as_number is None:
+        raise BadObject("spec.asNumber", "must be given with peerIP")
+    if spec.peer_selector and spec.as_number is not None:
         raise BadObject("spec.asNumber", "must not be given with peerSelector: the nodes' own numbers count")
     _within("spec.asNumber", spec.as_number, 1, AS_MAX)
     _within("spec.localASNumber", spec.local_as_number, 1, AS_MAX)
-    if spec.source_address not in ("", "UseNodeIP", "None"):
-        raise BadObject("spec.sourceAddress", f"must be UseNodeIP or None, is {spec.source_address!r}")
-    _duration("spec.maxRestartTime", spec.max_restart_time)
-    _duration("spec.keepaliveTime", spec.keepalive_time)
     for index, name in enumerate(spec.filters):
         if name not in references.filters:
             raise Missing("MissingFilter", f"spec.filters[{index}]: there is no BGPFilter {name!r}")

@@ -8,11 +8,9 @@ from typing import Any
 import pytest
 
 from bgp import wire
-from bgp.peering import parse_peer_ip
 from bgp.sessions import PeerKind, SessionPlan, sessions
 from crds.bgp_kinds import BGPConfiguration, BGPConfigurationSpec, BGPPassword, BGPPeer, BGPPeerSpec, SecretKeyRef
 from crds.core import Node, NodeAddress, NodeStatus, Secret
-from crds.errors import BadObject
 from crds.meta import ObjectMeta
 
 
@@ -221,27 +219,3 @@ def test_a_node_without_an_address_has_a_problem_and_no_session() -> None:
 def test_the_order_of_objects_does_not_matter() -> None:
     peers = (GOOD, peer("also", peer_ip="10.0.0.254", as_number=1), peer("n2", node="n1", peer_ip="10.0.0.2"))
     assert len({repr(plan(*order, conf=())) for order in permutations(peers)}) == 1
-
-
-@pytest.mark.parametrize(
-    ("text", "parsed"),
-    [
-        ("192.0.2.1", ("192.0.2.1", "", 0)),
-        ("192.0.2.1:1790", ("192.0.2.1", "", 1790)),
-        ("2001:db8::1", ("2001:db8::1", "", 0)),
-        ("[2001:db8::1]:1790", ("2001:db8::1", "", 1790)),
-        ("[fe80::1%eth0]:179", ("fe80::1", "eth0", 179)),
-        ("fe80::1%eth0", ("fe80::1", "eth0", 0)),
-    ],
-)
-def test_peer_addresses_in_calicos_spellings(text: str, parsed: tuple[str, str, int]) -> None:
-    address, interface, port = parse_peer_ip(text)
-    assert (str(address), interface, port) == parsed
-
-
-@pytest.mark.parametrize(
-    "text", ["", "tor1", "192.0.2.1:", "192.0.2.1:0", "[192.0.2.1]", "10.0.0.0/24", "::", "224.0.0.1"]
-)
-def test_what_is_no_peer_address_is_refused(text: str) -> None:
-    with pytest.raises(BadObject, match=r"spec\.peerIP"):
-        parse_peer_ip(text)

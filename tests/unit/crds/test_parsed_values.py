@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from crds.errors import AlreadyExists, ApiError, BadObject, Conflict, Gone, Inva
 from crds.meta import Condition, ObjectMeta, Status
 from crds.names import affinity_name, block_name, handle_name, hostname_hash
 from crds.pools import IPPool, IPPoolSpec, IPReservation, IPReservationSpec
-from crds.values import parse_duration, parse_network, parse_peer_ip, parse_pool, parse_reservation
+from crds.values import parse_duration, parse_network, parse_pool, parse_reservation
 
 
 def pool(status: Status | None = None, deletion_timestamp: str = "", **spec: Any) -> IPPool:
@@ -75,27 +75,6 @@ def test_reservations_are_masked_and_errors_numbered() -> None:
     assert parse_reservation(IPReservation(spec=spec)) == (ip_network("10.0.0.0/24"), ip_network("10.1.0.1/32"))
     with pytest.raises(BadObject, match=r"spec\.reservedCIDRs\[1\]"):
         parse_reservation(IPReservation(spec=IPReservationSpec(reserved_cidrs=("10.0.0.0/8", "x"))))
-
-
-@pytest.mark.parametrize(
-    ("text", "address", "port"),
-    [
-        ("192.0.2.1", "192.0.2.1", None),
-        ("192.0.2.1:1790", "192.0.2.1", 1790),
-        ("2001:db8::1", "2001:db8::1", None),
-        ("[2001:db8::1]:1790", "2001:db8::1", 1790),
-    ],
-)
-def test_a_peer_has_an_address_and_perhaps_a_port(text: str, address: str, port: int | None) -> None:
-    assert parse_peer_ip(text, field="spec.peerIP") == (ip_address(address), port)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "tor1", "192.0.2.1:0", "192.0.2.1:65536", "[192.0.2.1]:1", "192.0.2.1:179\n", "[x"]
-)
-def test_a_wrong_peer_is_refused(text: str) -> None:
-    with pytest.raises(BadObject, match=r"spec\.peerIP"):
-        parse_peer_ip(text, field="spec.peerIP")
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("120s", 120), ("1m30s", 90), ("0", 0), ("1.5h", 5400), ("10ms", 0.01)])

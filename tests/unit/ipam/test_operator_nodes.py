@@ -126,7 +126,8 @@ def rule(**fields: object) -> BGPFilter:
     [
         (peer(peer_ip="192.0.2.300", as_number=1), "spec.peerIP: "),
         (peer(peer_ip="192.0.2.1"), "spec.asNumber: must be given"),
-        (peer(), "spec.peerIP: exactly one"),
+        (peer(peer_ip="0.0.0.0", as_number=1), "spec.peerIP: must be an address that a router can have"),
+        (peer(), "spec.peerIP: must be given, or else"),
         (peer(peer_ip="192.0.2.1", as_number=1, node="a", node_selector="all()"), "spec.nodeSelector: "),
         (peer(peer_ip="192.0.2.1", as_number=1, node_selector="x y"), "spec.nodeSelector: "),
         (peer(peer_ip="192.0.2.1", as_number=1, keepalive_time="soon"), "spec.keepaliveTime: "),
