@@ -25,7 +25,7 @@ from lab.builder import NETNS_DIRECTORY, namespace
 from lab.fabric import Lab
 from lab.fabric_routers import FabricRouter
 from lab.node import LightNode
-from lab.pods import RunningPod
+from lab.pods import Probing, RunningPod
 from tests.eventually import eventually
 
 Json = dict[str, Any]
@@ -49,6 +49,12 @@ class Traffic:
     """What the probers counted; whole once the `with` block is over."""
 
     results: list[Json] = field(default_factory=list)
+    probers: list[Probing] = field(default_factory=list, repr=False)
+
+    @property
+    def lost_so_far(self) -> list[int]:
+        """Probes lost until now, by direction; those of the last second are not counted yet."""
+        return [prober.so_far()["lost"] for prober in self.probers]
 
     @property
     def lost(self) -> int:
@@ -77,6 +83,7 @@ def traffic(lab: Lab, here: RunningPod, there: RunningPod) -> Iterator[Traffic]:
     forth = lab.probing(here, there, to=there.addresses[0])
     back = lab.probing(there, here, to=here.addresses[-1])
     with forth as one, back as other:
+        seen.probers = [one, other]
         yield seen
     seen.results = [one.result, other.result]
 
