@@ -164,6 +164,12 @@ class CniServer:
             except TimeoutError:
                 late = CniError(Code.TRY_AGAIN_LATER, "the request took longer than its deadline and was undone")
                 await loop.sock_sendall(connection, encode_error(late, version=version))
+            except ConnectionError:
+                raise  # nobody listens any more
+            except Exception as error:
+                # Silence would read as "no agent is there", again and again, and nobody would look here.
+                log.exception("CNI request failed command=%s", request.environment.get("CNI_COMMAND", ""))
+                await loop.sock_sendall(connection, encode_error(_unexpected(error), version=version))
         except asyncio.CancelledError:
             if not gone.seen:
                 raise
@@ -256,6 +262,12 @@ class _Gone:
         self.seen = True
         if self._task is not None:
             self._task.cancel()
+
+
+def _unexpected(error: Exception) -> CniError:
+    """What the runtime is told of a refusal of the kernel's, or of a bug of ours."""
+    why = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+    return CniError(Code.INTERNAL, f"the agent could not do it ({why}); its log says more")
 
 
 def _peer_uid(connection: socket.socket) -> int:
