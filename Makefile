@@ -17,8 +17,9 @@ help: ## this list
 lab: setup ## a whole fabric on this machine, with pods; shows that it works and leaves it running
 	@$(BIN)/tortie-lab demo
 
-test: setup _lint ## every check and every test; needs root; what .ci/run runs
-	@$(PYTEST)
+test: setup ## every check and every test; needs root; what .ci/run runs
+	@# What lint has to say comes first and fails the run, but a long line does not keep the tests from running.
+	@lint=0; $(MAKE) _lint || lint=1; $(PYTEST) && exit $$lint
 
 check: _user _lint unit ## format, lint, types, imports, unit tests: under 20 s, no root
 
