@@ -13,6 +13,7 @@ import pytest
 
 from lab.fabric import Lab
 from lab.pods import RunningPod
+from lab.topology import Host, Node
 from tests.eventually import eventually
 from tests.lab import world
 
@@ -108,7 +109,7 @@ def test_pods_nodes_and_the_outside_client_reach_every_pod(lab: Lab, pods: dict[
 
 
 def test_pods_reach_nodes_and_the_outside_client(lab: Lab, pods: dict[str, RunningPod]) -> None:
-    places = [*lab.topology.nodes, lab.topology.host("client")]
+    places: list[Host | Node] = [*lab.topology.nodes, lab.topology.host("client")]
     addresses = {str(address) for place in places for address in (place.v4, place.v6)}
     networks = [pod.network() for pod in pods.values()]
     for answered in world.at_once(lambda network: world.ping(network, sorted(addresses)), networks):
@@ -130,7 +131,7 @@ def test_the_far_end_of_a_connection_sees_the_pods_own_address(
 def test_no_address_is_translated_between_pods_nodes_and_the_outside(
     lab: Lab, pods: dict[str, RunningPod], family: int
 ) -> None:
-    places = {"n1": lab.topology.node("n1"), "n4": lab.topology.node("n4"), "client": lab.topology.host("client")}
+    places: dict[str, Host | Node] = {"n1": lab.topology.node("n1"), "n4": lab.topology.node("n4"), "client": lab.topology.host("client")}
     pod = pods["n1"]
     for name, place in places.items():
         address = str((place.v4, place.v6)[family])
@@ -144,13 +145,16 @@ def test_no_address_is_translated_between_pods_nodes_and_the_outside(
 def test_a_link_to_the_spine_carries_the_pods_packets_as_they_are(lab: Lab, pods: dict[str, RunningPod]) -> None:
     here, there = pods["n1"], pods["n3"]
     mark = world.unique("tortie-mark")
-    with world.tool_running(lab.network("spine"), "capture", "to-tor1", "--mark", mark) as tcp:
-        with world.tool_running(lab.network("spine"), "capture", "to-tor1", "--mark", "tortie-lab") as icmp:
-            with world.tool_running(there.network(), "serve", str(PORT)):
-                for address in there.addresses:
-                    world.tool(here.network(), "call", address, str(PORT), mark)
-            assert world.ping(here.network(), there.addresses) == set(there.addresses)
-            seen = {(f["source"], f["destination"], f["protocol"]) for f in (*tcp(), *icmp())}
+    spine = (lab.network("spine"), "capture", "to-tor1", "--mark")
+    with (
+        world.tool_running(*spine, mark) as tcp,
+        world.tool_running(*spine, "tortie-lab") as icmp,
+        world.tool_running(there.network(), "serve", str(PORT)),
+    ):
+        for address in there.addresses:
+            world.tool(here.network(), "call", address, str(PORT), mark)
+        assert world.ping(here.network(), there.addresses) == set(there.addresses)
+        seen = {(f["source"], f["destination"], f["protocol"]) for f in (*tcp(), *icmp())}
     expected = {
         (*ends, protocol)
         for pair, protocols in zip(zip(here.addresses, there.addresses, strict=True), ((1, 6), (58, 6)), strict=True)

@@ -1,4 +1,4 @@
-"""What the tests of a whole fabric share: pods for a while, things run at an end of a wire, what the API and the nodes say.
+"""What the tests of a whole fabric share: pods for a while, tools at an end of a wire, what API and nodes say.
 
 Everything is asked anew; nothing here waits but through `eventually`.
 """
@@ -11,12 +11,18 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import Any, TypeVar
 
+from crds.blocks import BlockAffinity, IPAMBlock, IPAMHandle
+from crds.core import Pod
+from crds.kube_store import KubeStore
+from crds.pools import IPPool
+from ipam.check import check
 from lab.api import ApiRefused
 from lab.fabric import Lab
 from lab.pods import PROBE, RunningPod
@@ -28,6 +34,7 @@ IPNetwork = IPv4Network | IPv6Network
 T = TypeVar("T")
 R = TypeVar("R")
 
+BY_HAND = Path(__file__).with_name("cni_by_hand.py")
 TOOL = Path(__file__).with_name("wire_tool.py")
 CALICO = "/apis/projectcalico.org/v3"
 FELIX_PROTO = 80
@@ -178,6 +185,79 @@ def run(command: Sequence[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(command)}: {done.stderr.strip()}"
     return done.stdout
+
+
+# ---- sandboxes made by hand
+
+
+@contextlib.contextmanager
+def held(lab: Lab, node: str, component: str = "kubelet") -> Iterator[None]:
+    """A component of a node away for the length of a `with` block."""
+    lab.node(node).hold(component)
+    try:
+        eventually(lambda: not lab.node(node).components()[component]["pid"])
+        yield
+    finally:
+        lab.node(node).release(component)
+        eventually(lambda: lab.node(node).components()[component]["pid"])
+
+
+def add_by_hand(lab: Lab, node: str, pod: Json) -> Json:
+    """CNI ADD for a Pod object, as a runtime does it: `result`, `container_id`, `netns`, `answered_s` (monotonic)."""
+    meta = pod["metadata"]
+    words = ["add", meta["namespace"], meta["name"], meta["uid"]]
+    answer: Json = json.loads(run([*lab.node(node).enter(), sys.executable, str(BY_HAND), *words]))
+    return answer
+
+
+def delete_by_hand(lab: Lab, node: str, sandbox: Json) -> None:
+    """CNI DEL of what `add_by_hand` made."""
+    run([*lab.node(node).enter(), sys.executable, str(BY_HAND), "del", json.dumps(sandbox)])
+
+
+def addresses_of(sandbox: Json) -> list[str]:
+    """The addresses in a sandbox's result, IPv4 first."""
+    return [str(ip_interface(entry["address"]).ip) for entry in sandbox["result"]["ips"]]
+
+
+def inconsistencies(lab: Lab) -> list[str]:
+    """What `ipam check` finds wrong in the API."""
+    store = KubeStore(kubeconfig=lab.kubeconfig)
+    found = check(
+        pools=store.list(IPPool).items,
+        blocks=store.list(IPAMBlock).items,
+        affinities=store.list(BlockAffinity).items,
+        handles=store.list(IPAMHandle).items,
+        pods=store.list(Pod).items,
+        now_s=time.time(),
+    )
+    return [str(problem) for problem in found]
+
+
+# ---- machines that the topology does not know
+
+
+@contextlib.contextmanager
+def stranger(lab: Lab, router: str, segment: str, address: str) -> Iterator[str]:
+    """A machine more on a segment, for the length of a `with` block; yields its network namespace."""
+    number = next(_numbers)
+    netns, outer = f"tortie-{lab.name}-x{os.getpid()}y{number}", f"x{number}y{os.getpid()}"[:15]
+    gateway = lab.topology.segment(segment).v4
+    inner = ["ip", "-n", netns]
+    try:
+        run(["ip", "netns", "add", netns])
+        run([*inner, "link", "add", "eth0", "type", "veth", "peer", "name", outer])
+        # A bridge takes the lowest address of its ports for its own: a newcomer must not change the gateway's.
+        run([*inner, "link", "set", outer, "address", f"fe:ff:ff:ff:ff:{number % 256:02x}"])
+        run([*inner, "link", "set", outer, "netns", f"tortie-{lab.name}-{router}"])
+        run([*lab.network(router), "ip", "link", "set", outer, "master", f"br-{segment}", "up"])
+        for words in (("lo", "up"), ("eth0", "up")):
+            run([*inner, "link", "set", *words])
+        run([*inner, "address", "add", f"{address}/{gateway.network.prefixlen}", "dev", "eth0"])
+        run([*inner, "route", "add", "default", "via", str(gateway.ip)])
+        yield netns
+    finally:
+        subprocess.run(["ip", "netns", "del", netns], check=False, capture_output=True)
 
 
 # ---- nodes
