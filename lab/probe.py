@@ -21,6 +21,7 @@ Called by: pods (as a process in a namespace), matrix.
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import selectors
@@ -51,10 +52,16 @@ def echo(port: int) -> None:
     """Answer UDP datagrams and acknowledge TCP blocks, for both families, until told to stop."""
     udp = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
     tcp = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
-    for sock in (udp, tcp):
+    for sock in (tcp, udp):  # TCP first: it fails where another server answers already, UDP would take over from it
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        sock.bind(("::", port))
+        try:
+            sock.bind(("::", port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            print(json.dumps({"listening": port, "another": True}), flush=True)  # which answers for us too
+            return
     tcp.listen()
     chooser = selectors.DefaultSelector()
     chooser.register(udp, selectors.EVENT_READ)

@@ -164,7 +164,7 @@ class Frr:
         self._bgpd = Daemon(name="bgpd", directory=self.directory, netns=self.netns, lifetime=self.lifetime)
 
     def start(self, text: str) -> None:
-        """Start zebra and bgpd with this frr.conf; returns when both answer."""
+        """Start zebra and bgpd, or the one of them that does not run, with this frr.conf; returns when both answer."""
         self._home.make()
         run = self.directory / "run" / "frr"
         (run / "frr.conf").write_text(text)
@@ -173,7 +173,8 @@ class Frr:
         root = ["-u", "root", "-g", "root", "-P", "0"]  # port 0: no telnet
         zebra = [*root, "-f", "/run/frr/zebra.conf", "-i", "/run/frr/zebra.pid"]
         bgpd = [*root, "-f", "/run/frr/frr.conf", "-i", "/run/frr/bgpd.pid"]
-        self._zebra.start(self._home.command("/usr/lib/frr/zebra", *zebra))
+        if self._zebra.pid is None:
+            self._zebra.start(self._home.command("/usr/lib/frr/zebra", *zebra))
         _wait_for(self, "show zebra", daemons=[self._zebra])
         self._bgpd.start(self._home.command("/usr/lib/frr/bgpd", *bgpd))
         _wait_for(self, "show bgp summary", daemons=[self._zebra, self._bgpd])
