@@ -57,8 +57,9 @@ from felix.settings import Settings, parse, set_up_logging
 from felix.snapshot import Snapshot, Sync
 from felix.watches import Watches
 from ipam.clock import SystemClock
+from ipam.fence import FenceTimes
 from ipam.journal import Journal, JournalInUse
-from ipam.node import NodeIPAM
+from ipam.node import NodeIPAM, Times
 
 log = logging.getLogger("felix.main")
 
@@ -89,6 +90,7 @@ class Process:
             store=self.store,
             journal=self.journal,
             clock=SystemClock(),
+            times=Times(fence=FenceTimes.lasting(settings.fence_s)),
             network=NETWORK,
             on_change=self._ipam_changed,
             until_quiet=self.lull.until,
@@ -109,7 +111,10 @@ class Process:
         self.podnet = PodNet(self.kernel)
         self.reaper = Reaper(self.kernel)
         self.notes = PodNotes(
-            self.store, own_pods=lambda: self.watches.snapshot().own_pods, until_quiet=self.lull.until
+            self.store,
+            own_pods=lambda: self.watches.snapshot().own_pods,
+            until_quiet=self.lull.until,
+            serves=lambda: not self.ipam.closed(),
         )
         self.attachments = Attachments(
             ipam=self.ipam,

@@ -13,6 +13,9 @@ from pathlib import Path
 
 from crds.values import NodeName
 
+FENCE_MIN_S, FENCE_MAX_S = 3, 604800
+"""Below, a slow answer of the API server would close it; a week is as good as for ever."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -32,6 +35,9 @@ class Settings:
     health_port: int = 9099
     speaker_uid: int = 65534
     """Who besides root may connect as the speaker: the uid of tortie-speaker's container (`nobody`)."""
+    fence_s: float = 3600.0
+    """How long this node may give out addresses without the API server, in seconds. Its blocks can be given to others
+    only later than that, so a longer time is paid when a node is lost."""
     log_level: str = "info"
 
 
@@ -52,11 +58,28 @@ def parse(argv: list[str] | None = None) -> Settings:
     add("--health-address", default=default.health_address, help="default %(default)s")
     add("--health-port", type=int, default=default.health_port, help="/healthz /readyz /metrics (default %(default)s)")
     add("--speaker-uid", type=int, default=default.speaker_uid, help="who may speak BGP for us (default %(default)s)")
+    add(
+        "--fence-s",
+        type=_fence,
+        default=os.environ.get("TORTIE_FENCE_S", str(default.fence_s)),
+        help="seconds to go on giving out addresses without the API server (environment: TORTIE_FENCE_S; default "
+        f"{default.fence_s:g})",
+    )
     add("--log-level", default=default.log_level, choices=("debug", "info", "warning", "error"))
     given = vars(parser.parse_args(argv))
     if not given["node"]:
         parser.error("--node (or NODE_NAME) must name this node's Node object, as spec.nodeName does")
     return Settings(**given)
+
+
+def _fence(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not FENCE_MIN_S <= seconds <= FENCE_MAX_S:
+        raise argparse.ArgumentTypeError(f"must be seconds in {FENCE_MIN_S}..{FENCE_MAX_S}, is {text!r}")
+    return seconds
 
 
 class _KeyValue(logging.Formatter):

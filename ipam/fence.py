@@ -48,6 +48,11 @@ class FenceTimes:
     renew_s: float = 10.0
     observe_s: float = 15.0
 
+    @classmethod
+    def lasting(cls, open_s: float) -> FenceTimes:
+        """For this T; a short one is renewed more often, so that one lost renewal never closes it."""
+        return cls(open_s=open_s, renew_s=min(cls().renew_s, open_s / 3))
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
