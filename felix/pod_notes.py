@@ -68,11 +68,14 @@ class PodNotes:
         *,
         own_pods: Callable[[], Mapping[str, Pod]],
         until_quiet: Callable[[float], Awaitable[None]] = at_once,
+        serves: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`own_pods`: the pods of this node as the watch shows them, by `namespace/name`. `until_quiet`: felix.lull."""
+        """`own_pods`: the pods of this node as the watch shows them, by `namespace/name`. `until_quiet`: felix.lull.
+        `serves`: whether this agent is the one that serves the node (the fence is open)."""
         self._store = store
         self._own_pods = own_pods
         self._until_quiet = until_quiet
+        self._serves = serves
         self._known: dict[str, Note] = {}
         """The last note of each live pod, written or not."""
         self._unwritten: dict[str, Note] = {}
@@ -106,8 +109,11 @@ class PodNotes:
                 return
 
     def follow(self, turn: Turn) -> None:
-        """Blank what is left of DELs that nobody wrote down."""
-        if turn.snapshot.own_pods is self._checked:
+        """Blank what is left of DELs that nobody wrote down.
+
+        Not while another agent may serve this node: a clone has none of its pods' interfaces, and they live.
+        """
+        if turn.snapshot.own_pods is self._checked or not self._serves():
             return
         self._checked = turn.snapshot.own_pods
         for key, pod in turn.snapshot.own_pods.items():

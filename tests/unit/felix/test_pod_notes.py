@@ -148,6 +148,21 @@ async def test_a_restarted_agent_blanks_what_a_del_left(world: World) -> None:
     assert world.pod.addresses == ()
 
 
+async def test_a_clone_of_the_node_blanks_nothing_until_it_serves_the_node_itself(world: World) -> None:
+    world.add("c1", ONE)
+    await world.written()
+    serves: list[str] = []
+    clone = PodNotes(world.store, own_pods=lambda: world.seen, serves=lambda: bool(serves))
+    turn = world.turn(pods={})
+    clone.follow(turn)
+    assert clone.pending == 0
+    serves.append("the other machine is gone")
+    clone.follow(turn)
+    await eventually_async(lambda: clone.pending == 0, every_s=0.01)
+    await world.written()
+    assert world.pod.addresses == ()
+
+
 async def test_a_pod_that_was_added_a_moment_ago_is_not_taken_for_a_dead_one(world: World) -> None:
     world.add("c1", ONE)
     await world.written()
