@@ -47,9 +47,9 @@ log = logging.getLogger(__name__)
 REFRESH_S = 90.0
 """Everything is looked at anew this often, whatever events say (Calico's routeRefreshInterval)."""
 RETRY_FIRST_S, RETRY_MAX_S = 0.1, 30.0
-PODS_SETTLE_S = 0.05
+PODS_SETTLE_S = 0.1
 """Pods came or went: their routes stand already, so taking note of them may wait until a burst is over."""
-YIELD_MAX_S = 0.05
+YIELD_MAX_S, YIELD_TIMES = 0.05, 4.0
 QUIET_WAIT_S = 0.05
 """How long a turn waits for pods that are being started. A withdrawn route waits as long, so not longer."""
 GIVE_UP_AFTER = 12
@@ -189,8 +189,8 @@ class Agent:
             started_s = time.monotonic()
             self._turn_or_count()
             self.last_turn_s = time.monotonic()
-            # A turn that cost much leaves the loop to ADDs for as long.
-            await asyncio.sleep(min(YIELD_MAX_S, self.last_turn_s - started_s))
+            # A turn that cost much leaves the loop to ADDs for longer.
+            await asyncio.sleep(min(YIELD_MAX_S, YIELD_TIMES * (self.last_turn_s - started_s)))
 
     def _turn_or_count(self) -> None:
         try:

@@ -84,6 +84,8 @@ class RouteWriter:
     def __init__(self, kernel: RouteKernel) -> None:
         self._kernel = kernel
         self._standing: dict[RouteKey, Route] | None = None
+        self._equal: dict[RouteKey, tuple[Route, Route]] = {}
+        """A route as it was read, and the wanted one found equal to it: comparing a second time costs nothing."""
         self._failed: dict[Route, OSError] = {}
         self._settled: tuple[Mapping[RouteKey, Route], frozenset[Origin], int] | None = None
 
@@ -118,7 +120,7 @@ class RouteWriter:
             if settled is wanted and swept == sweep:
                 return Plan(kept=kept)
         standing = self._read()
-        puts = [route for key, route in wanted.items() if not _same(standing.get(key), route)]
+        puts = [route for key, route in wanted.items() if not self._stands(standing, key, route)]
         extra = [route for key, route in standing.items() if key not in wanted]
         drops = [route for route in extra if origin(route) in sweep]
         plan = Plan(puts=self._untried(puts), drops=self._untried(drops), kept=len(extra) - len(drops))
@@ -128,6 +130,8 @@ class RouteWriter:
     def apply(self, plan: Plan) -> Mapping[Route, OSError]:
         """Do it; returns what failed. Idempotent."""
         standing = self._read()
+        for route in (*plan.puts, *plan.drops):
+            self._equal.pop((route.dst, route.metric), None)
         refused = self._kernel.put_routes(plan.puts) if plan.puts else {}
         for route in plan.puts:
             if route not in refused:
@@ -147,9 +151,18 @@ class RouteWriter:
     def _read(self) -> dict[RouteKey, Route]:
         if self._standing is None:
             found = self._kernel.list_routes(protos=OURS)
-            self._standing = {(route.dst, route.metric): route for route in found}
+            read = {(route.dst, route.metric): route for route in found}
+            self._equal = {key: pair for key, pair in self._equal.items() if read.get(key) is pair[0]}
+            self._standing = read | {key: wanted for key, (_, wanted) in self._equal.items()}
         return self._standing
 
-
-def _same(standing: Route | None, wanted: Route) -> bool:
-    return standing is wanted or standing == wanted
+    def _stands(self, standing: dict[RouteKey, Route], key: RouteKey, wanted: Route) -> bool:
+        found = standing.get(key)
+        if found is wanted:
+            return True
+        if found != wanted:
+            return False
+        read = self._equal[key][0] if key in self._equal else found
+        self._equal[key] = (read, wanted)
+        standing[key] = wanted
+        return True

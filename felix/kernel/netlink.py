@@ -123,9 +123,10 @@ class _Namespace:
                 bodies += self._sock.must([messages.dump_routes(version=version, proto=proto)])
         names = self._names()
         # The same bytes mean the same route as long as the interfaces keep their names: decode only what is new.
-        known = self._seen if names == self._seen_names else {}
+        kept = all(names.get(index, name) == name for index, name in self._seen_names.items())
+        known = self._seen if kept else {}
         self._seen_names = names
-        self._seen = {body: known[body] if body in known else decode.route(body, names=names) for body in bodies}
+        self._seen = {body: known.get(body) or decode.route(body, names=names) for body in bodies}
         return frozenset(
             route for route in self._seen.values() if route is not None and (not protos or route.proto in protos)
         )
