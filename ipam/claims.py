@@ -149,8 +149,10 @@ class Claims:
         wire = await self._read_block(cidr)
         me = host_affinity(self._node)
         if wire is None:
-            meta = ObjectMeta(name=block_name(cidr))
-            return await self._store.create(render_block(self._fresh(cidr), metadata=meta))
+            fresh = self._fresh(cidr)
+            # Whoever took the block from under its pods may have taken their handles as well.
+            self._writer.doubt({entry.handle for entry in fresh.allocations().values()})
+            return await self._store.create(render_block(fresh, metadata=ObjectMeta(name=block_name(cidr))))
         if wire.spec.deleted:
             await self._store.delete(wire)
             raise Conflict("a deletion that somebody began was finished")

@@ -85,6 +85,7 @@ class Upkeep:
         await self.heal()
         self._sweep()
         await self._flush()
+        await self._writer.recheck()
         if not self._world.is_synced:
             return
         await self._settle_strays()

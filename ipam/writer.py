@@ -40,6 +40,8 @@ from ipam.requests import IPAddress, IPNetwork
 MAX_TRIES = 8
 """Conflicts in a row after which a write waits for the next pass: somebody writes faster than we read."""
 HANDLES_AT_ONCE = 8
+DOUBT_S = 3.0
+"""Whoever frees an address under a pod deletes its handle next: that is looked at again after so long."""
 
 
 @dataclass(slots=True)
@@ -69,6 +71,8 @@ class Writer:
         self._store, self._holdings, self._journal, self._clock = store, holdings, journal, clock
         self._is_live = is_live
         self._handles: dict[HandleID, IPAMHandle] = {}
+        self._doubted: dict[HandleID, float] = {}
+        """Handles that somebody may have taken away behind our back, and since when (boot clock)."""
         self._slots = asyncio.Semaphore(HANDLES_AT_ONCE)
         self.counters = Counters()
 
@@ -127,6 +131,8 @@ class Writer:
         is_news = replace(merged.block, sequence=theirs.sequence, strict_affinity=theirs.strict_affinity) != theirs
         own.block = merged.block if is_news else replace(theirs, strict_affinity=own.block.strict_affinity)
         self.remember(own, wire)
+        if merged.reasserted:
+            self.doubt(_handles_of(merged.block) - _handles_of(theirs))
         now_s = self._clock.wall_s()
         for ordinal, entry in merged.released:
             row = self._holdings.ledger.held.get(own.block.address(ordinal))
@@ -214,6 +220,21 @@ class Writer:
                 await self._read_handle(handle)
             except (Conflict, NotFound):
                 self._handles.pop(handle, None)
+
+    def doubt(self, handles: Iterable[HandleID]) -> None:
+        """Somebody wrote about these addresses: what we remember of their handles counts no more."""
+        for handle in handles:
+            self._handles.pop(handle, None)
+            self._doubted[handle] = self._clock.boot_s()
+
+    async def recheck(self) -> None:
+        """Read the doubted handles once more, and write those that are gone."""
+        due = {handle for handle, at_s in self._doubted.items() if self._clock.boot_s() >= at_s + DOUBT_S}
+        for handle in due:
+            self._handles.pop(handle, None)
+        await self._put_handles(due)
+        for handle in due:
+            self._doubted.pop(handle, None)
 
     async def _drop_handle(self, handle: HandleID, is_done: Callable[[str], bool]) -> None:
         """Take the blocks that `is_done` names out of a handle's count; delete it when none is left."""
