@@ -56,6 +56,12 @@ class NoSuchLab(LookupError):
     """No lab of that name."""
 
 
+def check_name(name: str) -> None:
+    """BadTopology unless a lab may be called so; the name becomes a directory, which `down` empties and removes."""
+    if not LAB_NAME.fullmatch(name):
+        raise BadTopology("name", f"is {name!r}; allowed: a letter, then up to 15 letters and digits, lower case")
+
+
 @dataclass(slots=True)
 class Lab:
     """A fabric and all that runs on it. Made by `up` or `attach`."""
@@ -71,8 +77,7 @@ class Lab:
     @classmethod
     def up(cls, which: str | Topology = "default", *, name: str = "lab", say: Say = lambda _: None) -> Lab:
         """Build a whole lab and return when every node is Ready; on any failure it is taken down again."""
-        if not LAB_NAME.fullmatch(name):
-            raise BadTopology("name", f"is {name!r}; allowed: a letter, then up to 15 letters and digits, lower case")
+        check_name(name)
         chosen = which if isinstance(which, Topology) else topology.load(topology.find(which))
         lab = cls(name, chosen, say)
         if lab.directory.exists() or builder.namespaces(name):
@@ -90,6 +95,7 @@ class Lab:
     @classmethod
     def attach(cls, name: str = "lab", *, say: Say = lambda _: None) -> Lab:
         """The lab that an earlier `up` left running; NoSuchLab when there is none."""
+        check_name(name)
         try:
             chosen = topology.decode((RUN / name / "topology.json").read_bytes())
         except FileNotFoundError:
@@ -99,7 +105,11 @@ class Lab:
 
     @classmethod
     def remove(cls, name: str, *, say: Say = lambda _: None) -> list[str]:
-        """Take a lab down by its name alone, also one whose `up` never finished. Returns what was found and ended."""
+        """Take a lab down by its name alone, also one whose `up` never finished. Returns what was found and ended.
+
+        BadTopology for what no lab can be called: an empty name would be the directory of all labs.
+        """
+        check_name(name)
         found = [f"node {path.parent.name}" for path in _pid_files(name, "nodes")]
         for path in _pid_files(name, "nodes"):  # SIGKILL takes a whole node along
             Daemon(name=path.stem, directory=path.parent, lifetime=Lifetime.DETACHED).stop(grace_s=0)

@@ -86,7 +86,9 @@ def _attach(name: str) -> Lab:
     try:
         return Lab.attach(name)
     except NoSuchLab as problem:
-        _fail(f"{problem}; start one with: tortie-lab up")
+        _fail(f"{problem}; start one with: tortie-lab up{_flag(name)}")
+    except BadTopology as problem:
+        _fail(problem)
 
 
 def _flag(name: str) -> str:
@@ -155,6 +157,8 @@ def demo(*, name: Name = "lab", topology: Annotated[str, typer.Option("--topolog
     """
     try:
         lab = Lab.attach(name)
+    except BadTopology as problem:
+        _fail(problem)
     except NoSuchLab:
         lab = _up(topology, name)
     try:
@@ -359,7 +363,10 @@ def down(*, name: Name = "lab") -> None:
 
     Example: tortie-lab down
     """
-    found = Lab.remove(name)
+    try:
+        found = Lab.remove(name)
+    except EXPECTED as problem:
+        _fail(problem)
     for line in found:
         err.print(f"ended {line}", markup=False)
     err.print(f"lab {name!r} is gone" if found else f"there was no lab {name!r}", markup=False)
