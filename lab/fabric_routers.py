@@ -56,8 +56,10 @@ class FabricRouter:
 
     def kill_bgp(self) -> None:
         """SIGKILL the BGP process alone. FRR's zebra lives on; BIRD is one process, and the kernel keeps its routes."""
-        name = "bird" if self.spec.kind == "bird" else "bgpd"
-        Daemon(name=name, directory=self.directory, lifetime=Lifetime.DETACHED).stop(grace_s=0)
+        if self.spec.kind == "bird":
+            self.process.kill()
+        else:
+            Daemon(name="bgpd", directory=self.directory, lifetime=Lifetime.DETACHED).stop(grace_s=0)
 
     def ask(self, *words: str) -> str:
         """birdc's or vtysh's answer."""

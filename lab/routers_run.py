@@ -116,7 +116,9 @@ class Bird:
         self._home.make()
         (self.directory / "run" / "bird.conf").write_text(text)
         files = ["-c", "/run/bird.conf", "-s", "/run/bird.ctl"]
-        self._daemon.start(self._home.command("/usr/sbin/bird", "-f", *files))
+        recover = ["-R"] if self._crashed.exists() else []
+        self._crashed.unlink(missing_ok=True)
+        self._daemon.start(self._home.command("/usr/sbin/bird", "-f", *recover, *files))
         _wait_for(self, "show", "status", daemons=[self._daemon])
 
     def configure(self, text: str) -> None:
@@ -138,8 +140,13 @@ class Bird:
         self._daemon.stop()
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """SIGKILL; the next start is a graceful restart's, which keeps what the kernel has and tells the peers so."""
+        self._crashed.touch()
         self._daemon.stop(grace_s=0)
+
+    @property
+    def _crashed(self) -> Path:
+        return self.directory / "run" / "crashed"
 
     def processes(self) -> Mapping[str, int | None]:
         """`{"bird": pid}`."""
