@@ -165,18 +165,25 @@ class Attachments:
             await self._reaper.reap_now()
         handle = handle_of(call)
         wiring: Wiring | None = None
+        assigning = asyncio.ensure_future(self._assign(assign_request(call, pod)))
         try:
-            wiring = self._wiring(call, await self._assign(assign_request(call, pod)))
-            await self._build(wiring, netns)
+            # In these two turns of the loop IPAM chooses and its journal goes to the disk. The kernel makes the pair
+            # while the disk works; where there is no address, that is known by now and nothing is made.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            wiring = self._wiring(call, assigning.result() if assigning.done() else ())
+            await self._create(wiring, netns)
+            wiring = self._wiring(call, await assigning)
+            self._podnet.furnish(wiring, netns=netns)
             ready = self.hooks.policy_ready(wiring.interface)
             if hasattr(ready, "__await__"):
                 await ready
             self._podnet.raise_up(wiring, netns=netns)
         except OSError as error:
-            await self._take_back(handle, wiring)
+            await self._take_back(handle, wiring, assigning)
             raise _kernel_refused(error) from error
         except BaseException:
-            await self._take_back(handle, wiring)
+            await self._take_back(handle, wiring, assigning)
             raise
         return self._result(call, wiring), _added(call, pod, wiring)
 
@@ -205,9 +212,9 @@ class Attachments:
             case unreachable:
                 assert_never(unreachable)
 
-    async def _build(self, wiring: Wiring, netns: Netns) -> None:
+    async def _create(self, wiring: Wiring, netns: Netns) -> None:
         try:
-            self._podnet.build(wiring, netns=netns)
+            self._podnet.create(wiring, netns=netns)
         except OSError as error:
             if error.errno != errno.EEXIST:
                 raise
@@ -217,14 +224,21 @@ class Attachments:
                 raise CniError(
                     Code.INVALID_ENVIRONMENT, f"the pod's namespace already has an interface {wiring.ifname}"
                 ) from None
-            self._podnet.build(wiring, netns=netns)
+            self._podnet.create(wiring, netns=netns)
 
-    async def _take_back(self, handle: HandleID, wiring: Wiring | None) -> None:
+    async def _take_back(
+        self, handle: HandleID, wiring: Wiring | None, assigning: asyncio.Future[tuple[IPAddress, ...]]
+    ) -> None:
         """Undo, in reverse. Shielded: a second cancellation must not leave half of it."""
         if wiring is not None:
             self._podnet.undo(wiring)
-        await asyncio.shield(asyncio.ensure_future(self._ipam.release(handle)))
+        await asyncio.shield(asyncio.ensure_future(self._give_back(handle, assigning)))
         self._reaper.wake(() if wiring is None else wiring.addresses)
+
+    async def _give_back(self, handle: HandleID, assigning: asyncio.Future[tuple[IPAddress, ...]]) -> None:
+        assigning.cancel()
+        await asyncio.gather(assigning, return_exceptions=True)
+        await self._ipam.release(handle)
 
     async def undo(self, call: CniCall) -> None:
         """Take back a finished ADD whose answer nobody hears."""

@@ -163,8 +163,16 @@ class PodNet:
         return netns
 
     def build(self, wiring: Wiring, *, netns: Netns) -> None:
-        """First and second batch. Leaves nothing behind when it fails (OSError)."""
+        """First and second batch."""
+        self.create(wiring, netns=netns)
+        self.furnish(wiring, netns=netns)
+
+    def create(self, wiring: Wiring, *, netns: Netns) -> None:
+        """First batch; it needs no address yet. Leaves nothing behind when it fails (OSError)."""
         self._kernel.run((create_step(wiring),), peer=netns)
+
+    def furnish(self, wiring: Wiring, *, netns: Netns) -> None:
+        """Second batch. Leaves nothing behind when it fails (OSError)."""
         try:
             netns.run(pod_steps(wiring))
         except OSError:

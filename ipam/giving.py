@@ -101,7 +101,7 @@ class Giver:
         try:
             for row in rows:
                 self._holdings.ledger.put(row)
-            await self._journal.commit()
+            await self._journal.commit_beside()
             if any(own.is_shared for own in owns) and (failure := await self._write_first(owns, rows)):
                 return TryLater(f"the API server must confirm each address while strictAffinity is false: {failure}")
         except JournalError:

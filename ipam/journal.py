@@ -5,14 +5,18 @@ handle, or was `freed` by it and the API does not show that yet (a tombstone; it
 have caught up). An address can have one holder and tombstones of earlier ones.
 
 Group commit. `put` and `drop` write into one open transaction; `commit` waits for the fsync that ends it. All who ask
-in one turn of the event loop share one fsync (0.1 to 0.3 ms), which runs in the loop's own thread: a hop to another
-thread and back costs as much.
+in one turn of the event loop share one fsync (0.1 to 0.6 ms), which runs in the loop's own thread: a hop to another
+thread and back costs as much. An ADD has work to do meanwhile, so it asks for `commit_beside`: the disk works in a
+thread, and all who ask until it is done share the next fsync. SQLite itself only writes (synchronous=NORMAL: it syncs
+its log before it empties it); the sync of the log after a commit, which makes an answer durable, is ours.
 
 Is it the right record? A journal is trusted unless it is
 * new (lost, first start), corrupt (kept aside as *.corrupt), or of another schema version;
 * an older copy put back. Two witnesses tell: the commit counter, mirrored in a small file under /run after each
   commit (same boot), and the generation, mirrored in the agent's Lease at each renewal (any boot; see fence.py).
 An untrusted journal is not used as it stands: recovery rebuilds it from the API and the kernel (see recovery.py).
+
+A failed fsync is final: what the file holds is unknown then, so nothing more is written until the agent starts anew.
 
 Invariants: at most one process has a journal open (flock, held for life). The witness never runs ahead of the file.
 Called by node, recovery, writer and fence; tortiectl reads it with `read_rows`.
@@ -29,6 +33,7 @@ import sqlite3
 import struct
 import uuid
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import ip_address
@@ -89,11 +94,18 @@ class Journal:
         self.path = state_dir / "ipam.db"
         self._locks = [_lock(state_dir / "ipam.lock"), _lock(run_dir / "ipam-witness")]
         self._waiting: asyncio.Future[None] | None = None
+        self._beside = False
+        self._syncing = False
+        self._broken = ""
+        self._disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
+        self._log = -1
         self.doubt = ""
         """Why this journal must be rebuilt before it is used; "" if it can be trusted as it stands."""
         try:
             self._db = self._open()
         except sqlite3.DatabaseError as error:
+            if not _is_damage(error):
+                raise JournalError(str(error)) from error
             self.doubt = f"the journal was corrupt ({error}), it is kept as {self._set_aside('corrupt')}"
             self._db = self._open()
         self._check_version()
@@ -101,7 +113,10 @@ class Journal:
         commits = self.meta("commits")
         self._commits = commits if isinstance(commits, int) else 0
         self._witness = self._open_witness(self._locks[1])
-        self.commit_now()
+        self._write()
+        self._log = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+        self._sync()
+        self._testify(self._commits)
 
     # -- opening ----------------------------------------------------------------------------------------------------
 
@@ -110,7 +125,7 @@ class Journal:
         db = sqlite3.connect(self.path, isolation_level=None)
         try:
             db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = FULL")
+            db.execute("PRAGMA synchronous = NORMAL")
             if (verdict := db.execute("PRAGMA quick_check").fetchone()[0]) != "ok":
                 raise sqlite3.DatabaseError(verdict)
             db.executescript(_TABLES)
@@ -163,7 +178,9 @@ class Journal:
 
     def close(self) -> None:
         """Give the journal up. What was put and not committed is lost."""
+        self._disk.shutdown()
         self._db.close()
+        os.close(self._log)
         self._witness.close()
         for fd in self._locks:
             os.close(fd)
@@ -218,6 +235,8 @@ class Journal:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
+        if self._broken:
+            raise JournalError(self._broken)
         try:
             if not self._db.in_transaction:
                 self._db.execute("BEGIN IMMEDIATE")
@@ -230,25 +249,51 @@ class Journal:
         if self._waiting is None:
             loop = asyncio.get_running_loop()
             self._waiting = loop.create_future()
-            loop.call_soon(self._commit_group)
+            if not self._syncing:
+                loop.call_soon(self._commit_group)
         await asyncio.shield(self._waiting)  # one who gives up must not take the others along
+
+    async def commit_beside(self) -> None:
+        """As `commit`, for one who has other work to do while the disk works: the fsync runs in a thread."""
+        self._beside = True
+        await self.commit()
 
     def _commit_group(self) -> None:
         group, self._waiting = self._waiting, None
+        beside, self._beside = self._beside, False
         try:
-            self.commit_now()
+            if not beside:
+                self.commit_now()
+            elif self._write():
+                self._syncing = True
+                commits = self._commits
+                syncing = asyncio.get_running_loop().run_in_executor(self._disk, self._sync)
+                syncing.add_done_callback(lambda done: self._synced(done, group=group, commits=commits))
+                return
         except JournalError as error:
-            if group is not None:
-                group.set_exception(error)
-                group.exception()  # marks it as seen, should everybody have given up
+            _tell(group, error)
         else:
-            if group is not None:
-                group.set_result(None)
+            _tell(group, None)
+
+    def _synced(self, done: asyncio.Future[None], *, group: asyncio.Future[None] | None, commits: int) -> None:
+        self._syncing = False
+        error = None if done.cancelled() else done.exception()
+        if error is None:
+            self._testify(commits)
+        _tell(group, JournalError(str(error)) if error is not None else None)
+        if self._waiting is not None:
+            self._commit_group()
 
     def commit_now(self) -> None:
         """Commit and fsync. On JournalError all that was put since the last commit is rolled back."""
+        if self._write():
+            self._sync()
+            self._testify(self._commits)
+
+    def _write(self) -> bool:
+        """End the transaction; False if there was none. Not durable yet."""
         if not self._db.in_transaction:
-            return
+            return False
         try:
             self._commits += 1
             self._db.execute("INSERT OR REPLACE INTO meta VALUES ('commits', ?)", (b"%d" % self._commits,))
@@ -257,7 +302,18 @@ class Journal:
             with contextlib.suppress(sqlite3.Error):
                 self._db.execute("ROLLBACK")
             raise JournalError(str(error)) from error
-        _WITNESS.pack_into(self._witness, 0, self.instance.encode(), self.journal_id.encode(), self._commits)
+        return True
+
+    def _sync(self) -> None:
+        """Any thread."""
+        try:
+            os.fdatasync(self._log)
+        except OSError as error:
+            self._broken = f"the disk could not keep it ({error.strerror}); restart the agent"
+            raise JournalError(self._broken) from error
+
+    def _testify(self, commits: int) -> None:
+        _WITNESS.pack_into(self._witness, 0, self.instance.encode(), self.journal_id.encode(), commits)
 
     def next_generation(self) -> int:
         """Raise the generation, durably, before it is told to the Lease: the Lease must never be ahead of it."""
@@ -276,6 +332,16 @@ class Journal:
         self.doubt = ""
 
 
+def _tell(group: asyncio.Future[None] | None, error: JournalError | None) -> None:
+    if group is None or group.done():
+        return
+    if error is None:
+        group.set_result(None)
+    else:
+        group.set_exception(error)
+        group.exception()  # marks it as seen, should everybody have given up
+
+
 def read_rows(path: Path) -> tuple[Row, ...]:
     """The rows of a journal that another process may have open."""
     with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
@@ -287,6 +353,12 @@ def _rows(db: sqlite3.Connection) -> Iterator[Row]:
     for address, handle, attributes, sequence, state, at_s in query:
         pairs = tuple(sorted(msgspec.json.decode(attributes, type=dict[str, str]).items()))
         yield Row(ip_address(address), HandleID(handle), pairs, sequence, RowState(state), at_s)
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Whether the file itself is bad. One that is locked, or on a full or read-only disk, is as good as before."""
+    code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
+    return code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def _lock(path: Path) -> int:

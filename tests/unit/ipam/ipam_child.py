@@ -76,15 +76,16 @@ class PipedStore:
 
 def step_at_commits(journal: Journal, steps: Steps) -> None:
     """Make each commit of this journal two steps."""
-    commit = journal.commit_now
+    write = journal._write
 
-    def commit_now() -> None:
+    def stepped() -> bool:
         if journal._db.in_transaction:
             steps.step()
-        commit()
+        done = write()
         steps.step()
+        return done
 
-    journal.commit_now = commit_now  # type: ignore[method-assign]
+    journal._write = stepped  # type: ignore[method-assign]
 
 
 @dataclass
