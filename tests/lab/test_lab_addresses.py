@@ -168,7 +168,7 @@ def test_a_clone_of_a_node_is_refused_and_the_node_goes_on(lab: Lab, tmp_path: P
         block = world.block_of(lab, pods["pod"].ip)
         instance = lab.api.get(lease)["metadata"]["annotations"]["tortie.dev/agent-instance"]
         with lab.probing("client", pods["pod"]) as probing, _clone_of(lab, "n4", tmp_path) as (_, log):
-            eventually(lambda: "is alive as node n4" in log.read_text(), within_s=40, what="the clone says why it refuses")
+            eventually(lambda: "is alive as node n4" in log.read_text(), within_s=60, what="the clone says why it refuses")
             with world.running(lab, {"new": "n4"}) as more:
                 assert not set(more["new"].addresses) & set(pods["pod"].addresses)
             assert lab.api.get(lease)["metadata"]["annotations"]["tortie.dev/agent-instance"] == instance
