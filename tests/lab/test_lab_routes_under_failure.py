@@ -27,7 +27,7 @@ from tests.lab.failure_watch import (
     speaker_is_well,
     traffic,
 )
-from tests.lab.world import Json, applied, calico, inconsistencies, ping, running
+from tests.lab.world import Json, applied, calico, delete, inconsistencies, ping, running
 
 NOBODY = "10.1.1.99"
 """An address in rack1 that no machine has."""
@@ -205,7 +205,7 @@ def test_a_mesh_leads_over_the_kernels_own_table_to_a_node_in_another_rack(
 
     def heard_directly(prefix: str) -> bool:
         spec = there.node.spec
-        return str(spec.v6 if ":" in prefix else spec.v4) in _heard_next_hops(lab, "n1", prefix)
+        return str(spec.v6 if ":" in prefix else spec.v4) in _learned_from(lab, "n1", prefix)
 
     def over_the_router(prefix: str) -> bool:
         return next_hops(here.node, prefix) == {gateways[6 if ":" in prefix else 4]}
@@ -220,6 +220,7 @@ def test_a_mesh_leads_over_the_kernels_own_table_to_a_node_in_another_rack(
             _mesh(lab, "false")
         for prefix in theirs:
             eventually(lambda prefix=prefix: not heard_directly(prefix), within_s=30)  # type: ignore[misc]
+        delete(lab, "/apis/projectcalico.org/v3/caliconodestatuses/asked-n1")
         settle(lab)
     assert seen.untouched, seen
 
@@ -229,12 +230,12 @@ def _mesh(lab: Lab, wanted: str) -> None:
     lab.api.patch("/apis/projectcalico.org/v3/bgpconfigurations/default", {"spec": spec})
 
 
-def _heard_next_hops(lab: Lab, node: str, prefix: str) -> set[str]:
-    """The BGP next hops of a node's best route, as it says when it is asked."""
+def _learned_from(lab: Lab, node: str, prefix: str) -> set[str]:
+    """The neighbours whose route to this prefix a node uses, as it says when it is asked."""
     answer: Json = node_status(lab, node)
     family = "routesV6" if ":" in prefix else "routesV4"
     found = answer.get("status", {}).get("routes", {}).get(family, [])
-    return {entry["gateway"] for entry in found if entry.get("destination") == prefix}
+    return {entry["learnedFrom"].get("peerIP", "") for entry in found if entry.get("destination") == prefix}
 
 
 def node_status(lab: Lab, node: str) -> Json:
