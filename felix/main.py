@@ -58,7 +58,7 @@ from felix.snapshot import Snapshot, Sync
 from felix.watches import Watches
 from ipam.clock import SystemClock
 from ipam.fence import FenceTimes
-from ipam.journal import Journal, JournalInUse
+from ipam.journal import Journal, JournalError, JournalInUse
 from ipam.node import NodeIPAM, Times
 
 log = logging.getLogger("felix.main")
@@ -82,7 +82,7 @@ class Process:
         self.lull = Lull()
         self.kernel = NetlinkKernel()
         self.events = NetlinkEvents(own_port=self.kernel.port)
-        self.journal = Journal(state_dir=settings.state_dir, run_dir=settings.run_dir)
+        self.journal = _journal(settings)
         self.store = HttpStore(credentials, user_agent=f"tortie-agent/{settings.node}")
         self.watches = Watches(self.store, node=settings.node, on_change=self._poke, rng=rng)
         self.ipam = NodeIPAM(
@@ -319,6 +319,13 @@ class Process:
 
 class _Stop(Exception):
     """Asked to end."""
+
+
+def _journal(settings: Settings) -> Journal:
+    try:
+        return Journal(state_dir=settings.state_dir, run_dir=settings.run_dir)
+    except (JournalError, OSError) as error:
+        raise CannotStart(f"the address journal in {settings.state_dir} cannot be opened: {error}") from error
 
 
 def _prepare(step: Callable[[], None], what: str) -> None:

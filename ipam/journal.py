@@ -55,6 +55,8 @@ CREATE TABLE IF NOT EXISTS allocations (
     sequence INTEGER NOT NULL, state TEXT NOT NULL, at_s REAL NOT NULL, PRIMARY KEY (address, handle)
 ) WITHOUT ROWID;
 """
+BUSY_S = 0.5
+"""For somebody who looks into the journal and locks it: the loop stands still meanwhile, so less than SQLite's 5 s."""
 _WITNESS = struct.Struct("<32s32sQ")  # instance id, journal id, commit counter
 
 
@@ -122,7 +124,7 @@ class Journal:
 
     def _open(self) -> sqlite3.Connection:
         is_new = not self.path.exists() or self.path.stat().st_size == 0
-        db = sqlite3.connect(self.path, isolation_level=None)
+        db = sqlite3.connect(self.path, isolation_level=None, timeout=BUSY_S)
         try:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = NORMAL")

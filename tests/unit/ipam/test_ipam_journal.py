@@ -95,6 +95,18 @@ async def test_a_new_journal_is_doubted_until_it_has_been_rebuilt(tmp_path: Path
     assert journal.doubt == ""
 
 
+async def test_a_journal_that_somebody_has_locked_is_not_taken_for_a_corrupt_one(used: Path) -> None:
+    other = sqlite3.connect(used / "var" / "ipam.db", isolation_level=None)
+    other.execute("PRAGMA locking_mode = EXCLUSIVE")
+    other.execute("BEGIN EXCLUSIVE")
+    other.execute("INSERT INTO meta VALUES ('other', '1')")
+    with pytest.raises(JournalError, match="locked"):
+        opened(used)
+    other.close()
+    assert not (used / "var" / "ipam.db.corrupt").exists()
+    assert read_rows(used / "var" / "ipam.db") == (ROW,)
+
+
 async def test_a_corrupt_journal_is_kept_aside_and_doubted(used: Path) -> None:
     path = used / "var" / "ipam.db"
     path.write_bytes(b"not a database at all" * 400)
