@@ -51,8 +51,9 @@ class Times:
     """One API call. A healthy one takes milliseconds."""
     assign_s: float = 10.0
     """One ADD that has to claim a block; a runtime gives an ADD minutes, a pod's user does not."""
-    gather_s: float = 0.05
-    """Between a change and its write, so that a burst of pods shares one."""
+    gather_s: float = 0.2
+    """Between a change and its write, so that pods that start one after the other share one: a block is ten kilobytes.
+    Nobody reads an address there first (pods' notes are quicker), and the journal keeps it."""
     burst_s: float = 0.3
     """How long a write waits for pods that are being started; they need the processor more."""
     idle_s: float = 5.0
@@ -319,8 +320,8 @@ class NodeIPAM:
 
     async def _gather(self) -> None:
         """Let a burst of pods share a write; but not when the next of them may find no address."""
-        await asyncio.sleep(self._times.gather_s)
         if not self._upkeep.is_short():
+            await asyncio.sleep(self._times.gather_s)
             await self._until_quiet(self._times.burst_s)
 
     async def renew_once(self) -> float:
