@@ -223,8 +223,14 @@ class Rib:
         )
 
     def refused(self) -> Mapping[wire.NeighborId, Mapping[str, str]]:
-        """Announcements that can never be used, and why."""
-        return {key: {str(p): why for p, why in adj.refused.items()} for key, adj in self._adj.items()}
+        """Announcements that can never be used, and those that the policy last given to `best` denies; and why."""
+        found: dict[wire.NeighborId, dict[str, str]] = {}
+        for key, adj in self._adj.items():
+            found[key] = {str(prefix): why for prefix, why in adj.refused.items()}
+            for prefix, path in adj.paths.items():
+                if why := self._judge.refuses(prefix, path.attributes, adj.neighbor):
+                    found[key][str(prefix)] = why
+        return found
 
     def problems(self) -> tuple[Problem, ...]:
         """Neighbours that announce too much."""

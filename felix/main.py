@@ -269,6 +269,8 @@ class Process:
         await self.cni.start()
         self._doors_open = True
         _settle_memory()
+        if why := self.ipam.state().rebuilt_because:
+            log.warning('addresses were found anew from API and kernel why="%s"', why)
         log.info("ready node=%s blocks=%s", self.settings.node, ",".join(map(str, self.ipam.blocks())) or "none")
         async with asyncio.TaskGroup() as group:
             group.create_task(self.cni.run())

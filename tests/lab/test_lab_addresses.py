@@ -79,7 +79,8 @@ def test_an_address_that_somebody_releases_under_a_running_pod_is_asserted_again
 def test_a_block_that_somebody_deletes_under_its_pods_is_claimed_again_and_no_packet_is_lost(lab: Lab) -> None:
     with world.running(lab, {"victim": "n3", "other": "n3"}) as pods:
         victim = pods["victim"]
-        eventually(lambda: world.attribute_of(lab, victim.ip))
+        for pod in pods.values():
+            eventually(lambda p=pod: world.attribute_of(lab, p.ip))  # type: ignore[misc]
         block = world.block_of(lab, victim.ip)
         before = {pod.ip: world.attribute_of(lab, pod.ip)["handle_id"] for pod in pods.values()}
         affinities = lab.api.get(f"{world.CALICO}/blockaffinities")["items"]
@@ -190,7 +191,7 @@ def test_an_older_copy_of_the_journal_gives_no_address_twice(lab: Lab, tmp_path:
                         path.unlink()
                     for path in (tmp_path / "copy").glob("ipam.db*"):
                         shutil.copyfile(path, journal / path.name)
-                eventually(lambda: "older copy" in world.log_of(lab, "n2"), within_s=20)
+                eventually(lambda: "the journal is an older copy" in world.log_of(lab, "n2"), within_s=20)
                 with world.running(lab, {"c": "n2", "d": "n2"}) as new:
                     every = [a for pod in (*old.values(), *pods.values(), *new.values()) for a in pod.addresses]
                     assert len(set(every)) == len(every) == 10
