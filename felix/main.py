@@ -85,16 +85,7 @@ class Process:
         self.journal = _journal(settings)
         self.store = HttpStore(credentials, user_agent=f"tortie-agent/{settings.node}")
         self.watches = Watches(self.store, node=settings.node, on_change=self._poke, rng=rng)
-        self.ipam = NodeIPAM(
-            node=settings.node,
-            store=self.store,
-            journal=self.journal,
-            clock=SystemClock(),
-            times=Times(fence=FenceTimes.lasting(settings.fence_s)),
-            network=NETWORK,
-            on_change=self._ipam_changed,
-            until_quiet=self.lull.until,
-        )
+        self.ipam = self._address_book()
         self.link = BgpLink(
             settings.run_dir / "bgp.sock", on_change=self._poke, speaker_uid=settings.speaker_uid, hold_s=0.002
         )
@@ -137,6 +128,18 @@ class Process:
         self._doors_open = False
         self._ready = asyncio.Event()
         self.agent.followers = (self.notes.follow, self._followed)
+
+    def _address_book(self) -> NodeIPAM:
+        return NodeIPAM(
+            node=self.settings.node,
+            store=self.store,
+            journal=self.journal,
+            clock=SystemClock(),
+            times=Times(fence=FenceTimes.lasting(self.settings.fence_s)),
+            network=NETWORK,
+            on_change=self._ipam_changed,
+            until_quiet=self.lull.until,
+        )
 
     # who tells whom
 
