@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run by path: the checkout is not on sys.path
 
@@ -35,7 +36,13 @@ def add(namespace: str, pod: str, uid: str) -> None:
     name = f"cni-{container[:32]}"
     subprocess.run(["ip", "netns", "add", name], check=True)
     subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
-    sandbox = {"namespace": namespace, "pod": pod, "uid": uid, "container_id": container, "netns": f"/run/netns/{name}"}
+    sandbox: dict[str, Any] = {
+        "namespace": namespace,
+        "pod": pod,
+        "uid": uid,
+        "container_id": container,
+        "netns": f"/run/netns/{name}",
+    }
     try:
         result = runtime.add(_configuration(), Attachment(**sandbox), path=PLUGINS)
         print(json.dumps(sandbox | {"result": result, "answered_s": time.monotonic()}))

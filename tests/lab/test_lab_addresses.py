@@ -1,4 +1,4 @@
-"""Whose word counts about an address: other people's edits, an API server that is away, clones, old copies, and readers.
+"""Whose word counts about an address: other people's edits, an API server away, clones, old copies, and readers.
 
 The oracle is `ipam.check` over what the API server holds, pods included.
 """
@@ -148,9 +148,9 @@ def _clone_of(lab: Lab, node: str, directory: Path) -> Iterator[tuple[str, Path]
     for name in places:
         (directory / name).mkdir()
     with world.stranger(lab, "spine", "outside", "10.9.0.98") as netns, (directory / "log").open("wb") as log:
+        within = ["ip", "netns", "exec", netns, "env", f"KUBECONFIG={directory}/kubeconfig"]
         process = subprocess.Popen(
-            ["ip", "netns", "exec", netns, "env", f"KUBECONFIG={directory}/kubeconfig", script("tortie-agent")]
-            + ["--node", node, *options],
+            [*within, script("tortie-agent"), "--node", node, *options],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -169,7 +169,9 @@ def test_a_clone_of_a_node_is_refused_and_the_node_goes_on(lab: Lab, tmp_path: P
         block = world.block_of(lab, pods["pod"].ip)
         instance = lab.api.get(lease)["metadata"]["annotations"]["tortie.dev/agent-instance"]
         with lab.probing("client", pods["pod"]) as probing, _clone_of(lab, "n4", tmp_path) as (_, log):
-            eventually(lambda: "is alive as node n4" in log.read_text(), within_s=60, what="the clone says why it refuses")
+            eventually(
+                lambda: "is alive as node n4" in log.read_text(), within_s=60, what="the clone says why it refuses"
+            )
             with world.running(lab, {"new": "n4"}) as more:
                 assert not set(more["new"].addresses) & set(pods["pod"].addresses)
             assert lab.api.get(lease)["metadata"]["annotations"]["tortie.dev/agent-instance"] == instance

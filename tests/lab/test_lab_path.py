@@ -131,7 +131,11 @@ def test_the_far_end_of_a_connection_sees_the_pods_own_address(
 def test_no_address_is_translated_between_pods_nodes_and_the_outside(
     lab: Lab, pods: dict[str, RunningPod], family: int
 ) -> None:
-    places: dict[str, Host | Node] = {"n1": lab.topology.node("n1"), "n4": lab.topology.node("n4"), "client": lab.topology.host("client")}
+    places: dict[str, Host | Node] = {
+        "n1": lab.topology.node("n1"),
+        "n4": lab.topology.node("n4"),
+        "client": lab.topology.host("client"),
+    }
     pod = pods["n1"]
     for name, place in places.items():
         address = str((place.v4, place.v6)[family])

@@ -87,9 +87,7 @@ def test_node_status_of_a_node_that_is_not_there_is_an_error_in_one_sentence(lab
     assert "Traceback" not in done.stderr
 
 
-def test_ipam_show_counts_pools_and_blocks_and_knows_who_has_an_address(
-    lab: Lab, pods: dict[str, RunningPod]
-) -> None:
+def test_ipam_show_counts_pools_and_blocks_and_knows_who_has_an_address(lab: Lab, pods: dict[str, RunningPod]) -> None:
     pools = {pool["pool"]: pool for pool in _data(_tortiectl(lab, "ipam", "show", "-o", "json"))}
     assert {"pods-v4", "pods-v6"} <= set(pools)
     assert pools["pods-v4"]["total"] == 65536
@@ -106,9 +104,7 @@ def test_ipam_show_counts_pools_and_blocks_and_knows_who_has_an_address(
     assert free["inUse"] is False
 
 
-def test_bgp_routes_shows_what_each_node_heard_and_what_its_kernel_uses(
-    lab: Lab, pods: dict[str, RunningPod]
-) -> None:
+def test_bgp_routes_shows_what_each_node_heard_and_what_its_kernel_uses(lab: Lab, pods: dict[str, RunningPod]) -> None:
     cidr = world.block_of(lab, pods["there"].ip)["spec"]["cidr"]
     rows = _data(_tortiectl(lab, "bgp", "routes", "n1", "--prefix", cidr, "-o", "json"))
     used = next(row for row in rows if row["destination"] == cidr)
@@ -126,7 +122,9 @@ def test_bgp_routes_shows_what_each_node_heard_and_what_its_kernel_uses(
 def test_lab_status_is_data_too(lab: Lab, pods: dict[str, RunningPod]) -> None:
     data = _data(_tortie_lab(lab, "status", "-o", "json"))
     assert {node["name"] for node in data["nodes"]} == {"n1", "n2", "n3", "n4"}
-    assert {router["name"]: router["up"] for router in data["routers"]} == dict.fromkeys(("spine", "tor1", "tor2"), True)
+    assert {router["name"]: router["up"] for router in data["routers"]} == dict.fromkeys(
+        ("spine", "tor1", "tor2"), True
+    )
     assert {pod.name for pod in pods.values()} <= {pod["name"] for pod in data["pods"]}
     assert data["cut"] == []
 

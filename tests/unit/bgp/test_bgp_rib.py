@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bgp import wire
+from bgp.import_policy import ImportPolicy
 from bgp.rib import Rib
 from tests.unit.bgp.heard import EOR, OWN, POLICY, TOR1, TOR2, A, B, after, best, down, neighbor, rib, said, up
 
@@ -112,6 +113,13 @@ def test_what_exabgp_lets_through_is_refused_and_replaces_what_was_said_before(m
     assert [why for reasons in made.refused().values() for found in reasons.values() if why in found]
     after(made, said(A))
     assert A in best(made)
+
+
+def test_what_the_policy_denies_is_told_with_its_reason() -> None:
+    made = after(rib(), up(), said(A))
+    made.best(ImportPolicy())
+    reasons = next(iter(made.refused().values()))
+    assert reasons[str(A)] == "in no address pool, and no BGPFilter accepts it"
 
 
 def test_host_bits_are_masked_and_the_masked_prefix_is_withdrawn_too() -> None:
