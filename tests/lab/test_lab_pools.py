@@ -1,4 +1,4 @@
-"""Pools beyond the first: another one while everything runs, one family alone, a full one, one that somebody deletes."""
+"""Pools beyond the first: another one while everything runs, one family alone, a full one, one that is deleted."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_pod_may_have_one_family_alone(lab: Lab) -> None:
             assert [ip_network(pod.ip).version for pod in pods.values()] == [version] * 2
             assert all(len(pod.addresses) == 1 for pod in pods.values())
             for network in (pods["a"].network(), pods["b"].network(), lab.network("client")):
-                eventually(lambda n=network: world.ping(n, sorted(targets)) == targets)  # type: ignore[misc]
+                eventually(lambda n=network, t=targets: world.ping(n, sorted(t)) == t)  # type: ignore[misc]
 
 
 def test_a_pool_that_comes_later_serves_pods_on_both_racks_and_goes_when_they_are_gone(lab: Lab) -> None:
