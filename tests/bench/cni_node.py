@@ -51,8 +51,8 @@ class BenchAgent(AgentWorld):
     def cpu_s(self) -> float:
         """User and system time so far. `ip netns exec` replaces itself, so the child is the agent."""
         assert self.process is not None
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(") ", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        threads = Path(f"/proc/{self.process.pid}/task").glob("*/schedstat")
+        return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
 
 
 def _objects(pods: Sequence[str]) -> list[dict[str, Any]]:
