@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import typer
 
-from crds.errors import ApiError, BadObject
+from crds.errors import ApiError, BadObject, NotFound
 from crds.kube_store import KubeStore
 
 
@@ -37,8 +37,12 @@ class Target:
 @contextmanager
 def cluster(target: Target) -> Iterator[KubeStore]:
     """The store of that cluster; ends the program with one sentence on standard error when something goes wrong."""
+    if target.kubeconfig and not Path(target.kubeconfig).is_file():
+        fail(f"--kubeconfig: there is no file {target.kubeconfig!r}")
     try:
         yield KubeStore(kubeconfig=Path(target.kubeconfig) if target.kubeconfig else None, context=target.context)
+    except NotFound as error:
+        fail(error.message)
     except ApiError as error:
         fail(f"the API server refused: {error.message or error.reason}")
     except BadObject as error:

@@ -88,7 +88,8 @@ class Lab:
         except BaseException:
             with contextlib.suppress(ValueError):  # not in the main thread: then Ctrl-C is not ours anyway
                 signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second Ctrl-C must not leave half of it
-            lab.down()
+            say("taking away again what was built so far")
+            cls.remove(name)
             raise
         return lab
 

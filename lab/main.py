@@ -18,6 +18,7 @@ import shutil
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -54,6 +55,8 @@ class Output(enum.Enum):
 
 
 Name = Annotated[str, typer.Option("--name", help="The lab's name; several may be up.")]
+End = Annotated[str, typer.Argument(help="A machine at one end of the cable.")]
+Fabric = Annotated[str, typer.Option("--topology", help="default, dual-tor, or a YAML file.")]
 Format = Annotated[Output, typer.Option("-o", "--output", help="table for people, json for programs.")]
 
 EXPECTED = (
@@ -72,7 +75,7 @@ EXPECTED = (
 
 def _fail(problem: object) -> NoReturn:
     text = problem.args[0] if isinstance(problem, KeyError) else problem
-    err.print(f"tortie-lab: {text}", style="red", markup=False)
+    err.print(f"tortie-lab: {text}", style="red", markup=False, soft_wrap=True)
     raise typer.Exit(1)
 
 
@@ -82,7 +85,13 @@ def _next(*tries: str) -> None:
         err.print(f"  {line}", markup=False, soft_wrap=True)
 
 
+def _need_root() -> None:
+    if os.geteuid() != 0:
+        _fail("network namespaces need root; run it as root")
+
+
 def _attach(name: str) -> Lab:
+    _need_root()
     try:
         return Lab.attach(name)
     except NoSuchLab as problem:
@@ -108,8 +117,7 @@ class _Steps:
 
 
 def _up(topology: str, name: str) -> Lab:
-    if os.geteuid() != 0:
-        _fail("network namespaces need root; run it as root")
+    _need_root()
     steps = _Steps()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # both ways of stopping us clean up
     try:
@@ -123,18 +131,23 @@ def _up(topology: str, name: str) -> Lab:
 
 
 def _export(lab: Lab) -> None:
-    if shutil.which("kubectl") is None:
-        out.print(f"export PATH=$PATH:{lab.control_plane.binaries.kubectl.parent}", markup=False, soft_wrap=True)
+    """The lines that make all of the above work when pasted: where the programs are, and which cluster."""
+    ours, kubectl = Path(sys.argv[0]).resolve(), lab.control_plane.binaries.kubectl
+    missing = [str(program.parent) for program in (ours, kubectl) if shutil.which(program.name) is None]
+    if missing:
+        out.print(f"export PATH=$PATH:{':'.join(missing)}", markup=False, soft_wrap=True)
     out.print(f"export KUBECONFIG={lab.kubeconfig}", markup=False, soft_wrap=True)
 
 
 @app.command()
 def up(
     *,
-    topology: Annotated[str, typer.Option("--topology", help="default, dual-tor, or a YAML file.")] = "default",
+    topology: Fabric = "default",
     name: Name = "lab",
 ) -> None:
-    """Build a fabric and leave it running: namespaces, routers, API server, Tortie on every node.
+    """Build a fabric and leave it running.
+
+    Namespaces for the machines, routers, an API server, and Tortie on every node.
 
     Example: tortie-lab up --topology dual-tor --name two
     """
@@ -150,11 +163,14 @@ def up(
 
 
 @app.command()
-def demo(*, name: Name = "lab", topology: Annotated[str, typer.Option("--topology")] = "default") -> None:
-    """Run a pod on each node (building the lab first if there is none), show the routes, and ping everything.
+def demo(*, name: Name = "lab", topology: Fabric = "default") -> None:
+    """Run a pod on each node, show the routes, and ping everything.
+
+    Builds the lab first if there is none; only then does --topology matter.
 
     Example: tortie-lab demo
     """
+    _need_root()
     try:
         lab = Lab.attach(name)
     except BadTopology as problem:
@@ -178,8 +194,10 @@ def demo(*, name: Name = "lab", topology: Annotated[str, typer.Option("--topolog
     _next(
         f"tortie-lab kill {node} agent{flag} && tortie-lab ping{flag}",
         f"tortie-lab exec{flag} demo-{node} -- ip route",
+        f"tortie-lab exec{flag} {node} -- ip route",
         f"tortie-lab cut {lab.plan.cables[0].a.machine} {lab.plan.cables[0].b.machine}{flag}",
         "kubectl get pods -o wide; kubectl get ipamblocks,blockaffinities",
+        "tortiectl node status; tortiectl bgp routes; tortiectl ipam show --show-blocks -o wide",
         f"tortie-lab down{flag}",
     )
     _export(lab)
@@ -207,7 +225,9 @@ def _await_reach(lab: Lab, *, within_s: float = 15.0) -> None:
 
 @app.command()
 def status(*, name: Name = "lab", output: Format = Output.TABLE) -> None:
-    """Show what runs: control plane, routers and their sessions, nodes and their components, pods.
+    """Show what runs, what is down and which cables are cut.
+
+    Control plane, routers and their sessions, nodes and their components, pods.
 
     Example: tortie-lab status -o json
     """
@@ -225,9 +245,11 @@ def status(*, name: Name = "lab", output: Format = Output.TABLE) -> None:
 
 @app.command()
 def ping(*, name: Name = "lab", output: Format = Output.TABLE) -> None:
-    """Ping every pod from every pod, every node and the outside client. Exit status 0 only if all answer.
+    """Ping every pod from every pod, node and the outside client.
 
-    Makes a pod on each node first if none runs at all. Example: tortie-lab ping -o json
+    Exit status 0 only if all answer. Makes a pod on each node first if none runs at all.
+
+    Example: tortie-lab ping -o json
     """
     lab = _attach(name)
     try:
@@ -253,10 +275,12 @@ def execute(
     *,
     name: Name = "lab",
 ) -> None:
-    """Run a command on a node, in a pod's network, or in the network of a router or host.
+    """Run a command on a node, or in the network of a pod or router.
 
-    Routers answer in their own language: tortie-lab exec tor1 -- birdc show route; exec tor2 -- vtysh -c 'show bgp'.
-    Example: tortie-lab exec n1 -- ip route
+    Also in the network of a host: client, cp. Routers answer in their own language, see the examples.
+
+    Examples: tortie-lab exec n1 -- ip route; tortie-lab exec demo-n1 -- ip route;
+    tortie-lab exec tor1 -- birdc show route; tortie-lab exec tor2 -- vtysh -c 'show bgp'
     """
     lab = _attach(name)
     try:
@@ -264,22 +288,30 @@ def execute(
             words = command[1:] if command[0] == "birdc" else [word for word in command[1:] if word != "-c"]
             print(lab.router(where).ask(*words), end="")
             return
-        prefix = _prefix(lab, where)
-    except (*EXPECTED, KeyError, RuntimeError) as problem:
+        pods = lab.running_pods() if where not in lab.topology.names else []
+        prefix = _prefix(lab, where, pods)
+    except (*EXPECTED, KeyError, OSError, RuntimeError) as problem:
         _fail(problem)
+    if not prefix:
+        there = ", ".join(reach.pod_name(pod) for pod in pods) or "none"
+        _fail(f"there is no {where!r}; machines: {', '.join(lab.topology.names)}; pods: {there}")
     os.execvp(prefix[0], [*prefix, *command])
 
 
-def _prefix(lab: Lab, where: str) -> list[str]:
+def _prefix(lab: Lab, where: str, pods: list[RunningPod]) -> list[str]:
+    """What enters a machine or pod; empty when there is none of that name."""
     if where in {node.name for node in lab.topology.nodes}:
         return lab.node(where).enter()
     if where in lab.topology.names:
         return lab.network(where)
-    for pod in lab.running_pods():
-        if where in {pod.name, f"{pod.namespace}/{pod.name}"}:
-            return pod.enter()
-    pods = ", ".join(reach.pod_name(pod) for pod in lab.running_pods()) or "none"
-    _fail(f"there is no {where!r}; machines: {', '.join(lab.topology.names)}; pods: {pods}")
+    found = (pod for pod in pods if where in {pod.name, f"{pod.namespace}/{pod.name}"})
+    return next((pod.enter() for pod in found), [])
+
+
+def _need_node_or_router(lab: Lab, name: str) -> None:
+    known = [*(node.name for node in lab.topology.nodes), *(router.name for router in lab.topology.routers)]
+    if name not in known:
+        _fail(f"there is no node or router {name!r}; there are: {', '.join(known)}")
 
 
 @app.command()
@@ -289,18 +321,24 @@ def kill(
     *,
     name: Name = "lab",
 ) -> None:
-    """Kill one part of a node with SIGKILL; what kept it running starts it again. `node` takes the whole node.
+    """Kill one part of a node, or a router's BGP, with SIGKILL.
+
+    What kept the part running starts it again. `node` takes the whole node, which stays away until `start`, as does a
+    router's BGP.
 
     Example: tortie-lab kill n1 exabgp
     """
     lab = _attach(name)
+    _need_node_or_router(lab, node)
+    if component != "bgp" and node in {router.name for router in lab.topology.routers}:
+        _fail(f"{component!r} does not run on router {node}; one can kill: bgp")
     try:
         if node in {router.name for router in lab.topology.routers}:
             lab.router(node).kill_bgp()
         else:
             lab.node(node).kill(component)
-    except (*EXPECTED, KeyError) as problem:
-        _fail(problem if not isinstance(problem, KeyError) else f"no node or router {node!r}: {lab.topology.names}")
+    except EXPECTED as problem:
+        _fail(problem)
     err.print(f"killed {component} on {node}")
     again = (
         f"tortie-lab start {node}{_flag(name)}" if component in {"node", "bgp"} else f"tortie-lab status{_flag(name)}"
@@ -315,6 +353,7 @@ def start(node: Annotated[str, typer.Argument(help="A node or a router.")], *, n
     Example: tortie-lab start n1
     """
     lab = _attach(name)
+    _need_node_or_router(lab, node)
     try:
         if node in {router.name for router in lab.topology.routers}:
             lab.router(node).stop()
@@ -327,8 +366,8 @@ def start(node: Annotated[str, typer.Argument(help="A node or a router.")], *, n
 
 
 @app.command()
-def cut(one: str, other: str, *, name: Name = "lab") -> None:
-    """Pull the cable between two machines: both ends lose their carrier.
+def cut(one: End, other: End, *, name: Name = "lab") -> None:
+    """Pull the cable between two machines: both lose their carrier.
 
     Example: tortie-lab cut spine tor1
     """
@@ -342,14 +381,14 @@ def cut(one: str, other: str, *, name: Name = "lab") -> None:
 
 
 @app.command()
-def heal(
-    one: Annotated[str, typer.Argument()] = "", other: Annotated[str, typer.Argument()] = "", *, name: Name = "lab"
-) -> None:
+def heal(one: End = "", other: End = "", *, name: Name = "lab") -> None:
     """Plug a cable in again; without names, every cable that is cut.
 
     Example: tortie-lab heal spine tor1
     """
     lab = _attach(name)
+    if one and not other:
+        _fail(f"a cable has two ends: tortie-lab heal {one} OTHER, or without names for every cable")
     try:
         lab.heal(one, other)
     except (*EXPECTED, KeyError) as problem:
@@ -359,10 +398,13 @@ def heal(
 
 @app.command()
 def down(*, name: Name = "lab") -> None:
-    """End every process, remove every namespace and file of a lab. Works after an interrupted `up` too.
+    """End every process, remove every namespace and file of a lab.
+
+    Works after an interrupted `up` too.
 
     Example: tortie-lab down
     """
+    _need_root()
     try:
         found = Lab.remove(name)
     except EXPECTED as problem:

@@ -73,7 +73,7 @@ def _node(lab: Lab, name: str) -> Json:
 
 def print_status(console: Console, seen: Json) -> None:
     """`status` as tables."""
-    console.print(f"[bold]{seen['name']}[/bold]: {seen['topology']}")
+    console.print(f"[bold]{seen['name']}[/bold]: {seen['topology']}", soft_wrap=True)
     parts = {**seen["controlPlane"], "operator": seen["operator"]}
     console.print("control plane: " + ", ".join(f"{name} {_up(up)}" for name, up in parts.items()))
     routers = Table("ROUTER", "KIND", "AS", "STATE", "SESSIONS UP", box=None, pad_edge=False)

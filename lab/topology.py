@@ -195,7 +195,11 @@ def find(name: str) -> Path:
 
 def load(path: Path) -> Topology:
     """Read and check a topology file."""
-    return parse(path.read_text())
+    try:
+        text = path.read_text()
+    except UnicodeDecodeError as error:
+        raise BadTopology("file", f"{path} is not text: {error}") from error
+    return parse(text)
 
 
 def parse(text: str) -> Topology:
@@ -225,6 +229,9 @@ def check(topology: Topology) -> None:
     _check_names(topology)
     _check_references(topology)
     _check_addresses(topology)
+    asns = [(f"{r.name}.asn", r.asn) for r in topology.routers] + [(f"{n.name}.asn", n.asn) for n in topology.nodes]
+    for field, asn in asns:
+        _require(0 < asn < 2**32, field, asn, f"1..{2**32 - 1}")
     for pool in topology.pools:
         try:
             cidr = pool.network

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from lab import topology
@@ -27,6 +29,8 @@ def test_what_is_kept_in_the_run_directory_reads_back_the_same(name: str) -> Non
     ("said", "instead", "complaint"),
     [
         ("asn: 65001", "asn: many", "nodes[0].asn: Expected `int`, got `str`"),
+        ("asn: 65001", "asn: 4294967296", "n1.asn: is 4294967296; allowed: 1..4294967295"),
+        ("asn: 65000", "asn: -5", "spine.asn: is -5; allowed: 1..4294967295"),
         ("kind: frr", "kind: cisco", "routers[2].kind: Invalid enum value 'cisco'; allowed: bird, frr"),
         (
             "segment: rack1, v4: 10.1.1.11",
@@ -55,3 +59,9 @@ def test_a_mistake_is_answered_with_field_value_and_what_is_allowed(said: str, i
 def test_a_name_that_is_no_file_lists_the_shipped_ones() -> None:
     with pytest.raises(BadTopology, match="one of default, dual-tor"):
         topology.find("no-such-thing")
+
+
+def test_a_file_that_is_no_text_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "picture.yaml").write_bytes(b"\x89PNG")
+    with pytest.raises(BadTopology, match=r"picture\.yaml is not text"):
+        topology.load(tmp_path / "picture.yaml")
