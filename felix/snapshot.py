@@ -18,7 +18,6 @@ from enum import Enum
 
 from crds.bgp_kinds import BGPConfiguration, BGPFilter, BGPPeer
 from crds.blocks import BlockAffinity, IPAMBlock
-from crds.cluster import ClusterInformation
 from crds.core import Namespace, Node, Pod, Secret, Service
 from crds.pools import IPAMConfiguration, IPPool, IPReservation
 
@@ -51,4 +50,3 @@ class Snapshot:
     bgp_configurations: Mapping[str, BGPConfiguration] = field(default_factory=dict)
     bgp_peers: Mapping[str, BGPPeer] = field(default_factory=dict)
     bgp_filters: Mapping[str, BGPFilter] = field(default_factory=dict)
-    cluster_informations: Mapping[str, ClusterInformation] = field(default_factory=dict)

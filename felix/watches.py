@@ -20,7 +20,6 @@ from typing import Any, TypeVar
 
 from crds.bgp_kinds import BGPConfiguration, BGPFilter, BGPPeer
 from crds.blocks import BlockAffinity, IPAMBlock
-from crds.cluster import ClusterInformation
 from crds.core import Namespace, Node, Pod, Secret, Service
 from crds.meta import Resource
 from crds.pools import IPAMConfiguration, IPPool, IPReservation
@@ -66,7 +65,6 @@ class Watches:
         self.bgp_configurations: Reflector[BGPConfiguration] = self._reflect(BGPConfiguration)
         self.bgp_peers: Reflector[BGPPeer] = self._reflect(BGPPeer)
         self.bgp_filters: Reflector[BGPFilter] = self._reflect(BGPFilter)
-        self.cluster_informations: Reflector[ClusterInformation] = self._reflect(ClusterInformation)
 
     def _reflect(
         self,
@@ -125,7 +123,6 @@ class Watches:
                 bgp_configurations=self.bgp_configurations.view(),
                 bgp_peers=self.bgp_peers.view(),
                 bgp_filters=self.bgp_filters.view(),
-                cluster_informations=self.cluster_informations.view(),
             )
         return self._snapshot
 

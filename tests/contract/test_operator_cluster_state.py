@@ -285,6 +285,8 @@ def test_no_object_bears_a_mark_of_kopf(cluster: Cluster, operator: Operator) ->
         ("create", "pods", "--namespace=tortie-system"),
         ("escalate", "clusterroles", "-A"),
         ("create", "events", "--namespace=default"),
+        ("watch", "leases", "--namespace=tortie-system"),
+        ("update", "clusterinformations", "-A"),
     ],
 )
 def test_what_the_operator_does_not_need_is_forbidden(cluster: Cluster, verb: str, resource: str, where: str) -> None:
@@ -304,6 +306,8 @@ def test_what_the_operator_does_not_need_is_forbidden(cluster: Cluster, verb: st
         ("tortie-agent", "update", "ippools", False),
         ("tortie-agent", "update", "ippools/status", False),
         ("tortie-agent", "get", "secrets", False),
+        ("tortie-agent", "create", "events", False),
+        ("tortie-agent", "list", "endpointslices", False),
     ],
 )
 def test_rights_are_as_the_roles_say(cluster: Cluster, account: str, verb: str, resource: str, allowed: bool) -> None:  # noqa: FBT001
