@@ -3,7 +3,7 @@
 Theory: a Pod on the wire is several kilobytes; what Tortie needs of it is a few hundred bytes. Decoding straight into
 these structs is what lets an agent watch ten thousand Pods in about ten megabytes. Anything not named here is ignored
 when read, therefore Kubernetes' own kinds are never written by `replace` (it would drop the rest) but by `patch`;
-only Lease, Event and Secret are whole enough to be created from here.
+only Lease and Secret are whole enough to be created from here.
 
 `Pod.addresses` and `Node.internal_ip` hold the two rules that every reader must share.
 """
@@ -157,12 +157,6 @@ class Namespace(Resource, frozen=True, kw_only=True):
     plural: ClassVar[str] = "namespaces"
 
 
-class ServiceAccount(Resource, frozen=True, kw_only=True):
-    kind: ClassVar[str] = "ServiceAccount"
-    plural: ClassVar[str] = "serviceaccounts"
-    namespaced: ClassVar[bool] = True
-
-
 class Secret(Resource, frozen=True, kw_only=True):
     """`data` maps keys to bytes (base64 on the wire). Its repr never shows them: logs and tracebacks print reprs."""
 
@@ -193,44 +187,6 @@ class Lease(Resource, frozen=True, kw_only=True):
     namespaced: ClassVar[bool] = True
 
     spec: LeaseSpec = LeaseSpec()
-
-
-class ObjectReference(Wire, frozen=True, kw_only=True):
-    api_version: str = ""
-    kind: str = ""
-    namespace: str = ""
-    name: str = ""
-    uid: str = ""
-    resource_version: str = ""
-    field_path: str = ""
-
-
-class EventSource(Wire, frozen=True, kw_only=True):
-    component: str = ""
-    host: str = ""
-
-
-class Event(Resource, frozen=True, kw_only=True):
-    """A core/v1 Event: how Tortie speaks about objects whose status is not its own (Pods, Nodes)."""
-
-    kind: ClassVar[str] = "Event"
-    plural: ClassVar[str] = "events"
-    namespaced: ClassVar[bool] = True
-
-    metadata: ObjectMeta = ObjectMeta()
-    involved_object: ObjectReference
-    reason: str = ""
-    message: str = ""
-    type: str = "Normal"
-    """Normal or Warning."""
-    source: EventSource = EventSource()
-    first_timestamp: str | None = None
-    last_timestamp: str | None = None
-    event_time: str | None = None
-    count: int = 0
-    action: str = ""
-    reporting_component: str = ""
-    reporting_instance: str = ""
 
 
 class ServicePort(Wire, frozen=True, kw_only=True):
@@ -275,37 +231,6 @@ class Service(Resource, frozen=True, kw_only=True):
 
     spec: ServiceSpec = ServiceSpec()
     status: ServiceStatus = ServiceStatus()
-
-
-class EndpointConditions(Wire, frozen=True, kw_only=True):
-    ready: bool | None = None
-    """None counts as ready (EndpointSlice API)."""
-    serving: bool | None = None
-    terminating: bool | None = None
-
-
-class Endpoint(Wire, frozen=True, kw_only=True):
-    addresses: tuple[str, ...]
-    conditions: EndpointConditions = EndpointConditions()
-    node_name: str | None = None
-    target_ref: ObjectReference | None = None
-
-
-class EndpointPort(Wire, frozen=True, kw_only=True):
-    name: str | None = None
-    protocol: str | None = None
-    port: int | None = None
-
-
-class EndpointSlice(Resource, frozen=True, kw_only=True):
-    group: ClassVar[str] = "discovery.k8s.io"
-    kind: ClassVar[str] = "EndpointSlice"
-    plural: ClassVar[str] = "endpointslices"
-    namespaced: ClassVar[bool] = True
-
-    address_type: str
-    endpoints: tuple[Endpoint, ...] = ()
-    ports: tuple[EndpointPort, ...] = ()
 
 
 def compact_pod(pod: Pod) -> None:

@@ -13,7 +13,6 @@ from typing import Literal
 from crds.meta import Resource
 
 Verb = Literal["get", "list", "create", "replace", "replace_status", "patch", "delete", "watch"]
-WRITES: tuple[Verb, ...] = ("create", "replace", "replace_status", "patch", "delete")
 
 
 class Moment(Enum):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import NewType
 
 from crds.errors import BadObject
@@ -141,13 +141,6 @@ def _unscoped(text: str) -> str:
     if "%" in text:
         raise ValueError("a zone")
     return text
-
-
-def parse_address(text: str, *, field: str) -> IPAddress:
-    try:
-        return ip_address(_unscoped(text))
-    except ValueError:
-        raise BadObject(field, f"must be an IP address, is {text!r}") from None
 
 
 _UNIT_S = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}

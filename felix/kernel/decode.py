@@ -91,11 +91,6 @@ def neighbour(body: bytes, *, device: str) -> Neighbour | None:
     )
 
 
-def route_type(body: bytes) -> int:
-    """RTN_*: unicast, local, blackhole…"""
-    return body[7]
-
-
 def route_proto(body: bytes) -> int:
     """Routing protocol number, cheap enough to skip by."""
     return body[5]

@@ -61,14 +61,12 @@ class FakeKernel:
         self.fail_at: Callable[[Step], OSError | None] = lambda _step: None
         """Fault injection: called before each step."""
         self._indexes = count(2)
-        self._changed: list[Callable[[], None]] = []
 
     # worlds
 
     def add_link(self, name: str, *, state: LinkState = LinkState.UP, mtu: int = 1500, alias: str = "") -> None:
         """A link that is there for other reasons, such as an uplink."""
         self.links[name] = Link(index=next(self._indexes), name=name, state=state, carrier=True, mtu=mtu, alias=alias)
-        self._tell()
 
     def add_address(self, device: str, interface: str) -> None:
         """`192.0.2.1/24` on a link: the connected route comes with it, of protocol 2 (kernel)."""
@@ -82,14 +80,6 @@ class FakeKernel:
         """Another namespace, found by `open_netns(descriptor)`."""
         self.namespaces[descriptor] = FakeKernel()
         return self.namespaces[descriptor]
-
-    def on_change(self, callback: Callable[[], None]) -> None:
-        """Call `callback` at every change; FakeEvents uses it."""
-        self._changed.append(callback)
-
-    def _tell(self) -> None:
-        for callback in self._changed:
-            callback()
 
     # LinkKernel
 
@@ -117,7 +107,6 @@ class FakeKernel:
                 self._put(route)
             except OSError as error:
                 failed[route] = error
-        self._tell()
         return failed
 
     def drop_routes(self, routes: Iterable[Route]) -> dict[Route, OSError]:
@@ -128,7 +117,6 @@ class FakeKernel:
                 failed[route] = _refuse(errno.ESRCH, route)
             else:
                 del self.routes[route.dst, route.metric]
-        self._tell()
         return failed
 
     def resolve(self, address: IPAddress) -> tuple[NextHop, ...]:
@@ -194,7 +182,6 @@ class FakeKernel:
             if error is not None:
                 raise error
             self._do(step, peer)
-        self._tell()
 
     def _do(self, step: Step, peer: Netns | None) -> None:
         match step:
@@ -264,7 +251,6 @@ class FakeKernel:
     def delete_group(self, group: int) -> None:
         for name in [link.name for link in self.links.values() if link.group == group and group != 0]:
             self.delete_link(name)
-        self._tell()
 
     def delete_link(self, name: str) -> None:
         """Also takes the other half, as the kernel does."""
@@ -283,16 +269,3 @@ class FakeKernel:
 
     def prepare_host(self) -> None:
         self.forwarding = True
-
-
-class FakeEvents:
-    """Events of a FakeKernel, told at once."""
-
-    def __init__(self, kernel: FakeKernel) -> None:
-        self._kernel = kernel
-
-    def start(self, on_change: Callable[[], None]) -> None:
-        self._kernel.on_change(on_change)
-
-    def close(self) -> None:
-        """Nothing to close."""

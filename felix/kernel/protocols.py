@@ -10,7 +10,7 @@ Calls block for microseconds (no exec, no waiting for others) and are made from 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -260,13 +260,3 @@ class PodKernel(LinkKernel, RouteKernel, Protocol):
 
     def prepare_host(self) -> None:
         """Make the host forward packets. Idempotent."""
-
-
-class Events(Protocol):
-    """ "Links, addresses or routes have changed: look again." Never says what: the kernel may have dropped events."""
-
-    def start(self, on_change: Callable[[], None]) -> None:
-        """Call `on_change` in the running loop after each burst of events."""
-
-    def close(self) -> None:
-        """Stop."""
