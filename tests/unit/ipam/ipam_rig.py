@@ -23,7 +23,7 @@ from ipam.clock import ManualClock
 from ipam.journal import Journal
 from ipam.node import NodeIPAM, Times
 from ipam.recovery import CONTAINER_ID
-from ipam.requests import AssignRequest, IPAddress
+from ipam.requests import Assigned, AssignRequest, IPAddress
 from ipam.view import ClusterView, Sync
 
 POOL = "pool-a"
@@ -156,6 +156,15 @@ class Rig:
         changed = msgspec.structs.replace(obj, spec=msgspec.structs.replace(obj.spec, **spec))
         put = getattr(self.store, "put", None)
         return put(changed) if put else await self.store.replace(changed)
+
+
+async def pod(rig: Rig, node: NodeIPAM, name: str) -> IPAddress:
+    """A pod with an address, as an ADD and the annotation after it leave it."""
+    await rig.store.create(pod_object(name, node=node.node))
+    answer = await node.assign(request(name))
+    assert isinstance(answer, Assigned), answer
+    rig.store.put(pod_object(name, node=node.node, addresses=answer.addresses))
+    return answer.addresses[0]
 
 
 def crash(node: NodeIPAM) -> None:

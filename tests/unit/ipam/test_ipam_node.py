@@ -12,14 +12,13 @@ from crds.blocks import BlockAffinity, IPAMHandle
 from crds.core import Node
 from crds.meta import ObjectMeta
 from crds.pools import IPAMConfiguration, IPReservation, IPReservationSpec
-from ipam.node import NodeIPAM
-from ipam.requests import Assigned, Exhausted, IPAddress, TryLater
+from ipam.requests import Assigned, Exhausted, TryLater
 from tests.unit.ipam.ipam_rig import (
     Rig,
     addresses,
     configuration,
     handle,
-    pod_object,
+    pod,
     pool,
     request,
 )
@@ -28,15 +27,6 @@ from tests.unit.ipam.ipam_rig import (
 @pytest.fixture
 def rig(tmp_path: Path) -> Rig:
     return Rig(tmp_path)
-
-
-async def pod(rig: Rig, node: NodeIPAM, name: str) -> IPAddress:
-    """A pod with an address, as an ADD and the annotation after it leave it."""
-    await rig.store.create(pod_object(name, node=node.node))
-    answer = await node.assign(request(name))
-    assert isinstance(answer, Assigned), answer
-    rig.store.put(pod_object(name, node=node.node, addresses=answer.addresses))
-    return answer.addresses[0]
 
 
 async def test_a_started_node_owns_a_block_before_the_first_pod(rig: Rig) -> None:

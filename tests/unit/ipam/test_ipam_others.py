@@ -8,14 +8,13 @@ import pytest
 
 from crds.blocks import BlockAffinity, IPAMBlock, IPAMHandle
 from crds.pools import IPPool
-from ipam.node import NodeIPAM
-from ipam.requests import Assigned, Exhausted, IPAddress
+from ipam.requests import Exhausted
 from ipam.writer import DOUBT_S
 from tests.unit.ipam.ipam_rig import (
     Rig,
     configuration,
     handle,
-    pod_object,
+    pod,
     pool,
     request,
 )
@@ -24,15 +23,6 @@ from tests.unit.ipam.ipam_rig import (
 @pytest.fixture
 def rig(tmp_path: Path) -> Rig:
     return Rig(tmp_path)
-
-
-async def pod(rig: Rig, node: NodeIPAM, name: str) -> IPAddress:
-    """A pod with an address, as an ADD and the annotation after it leave it."""
-    await rig.store.create(pod_object(name, node=node.node))
-    answer = await node.assign(request(name))
-    assert isinstance(answer, Assigned), answer
-    rig.store.put(pod_object(name, node=node.node, addresses=answer.addresses))
-    return answer.addresses[0]
 
 
 async def released_by_hand(rig: Rig) -> None:

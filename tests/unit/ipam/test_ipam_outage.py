@@ -9,12 +9,12 @@ import pytest
 from crds.blocks import BlockAffinity, IPAMBlock, IPAMHandle
 from crds.errors import ApiError, Conflict
 from crds.fake_faults import Moment
-from ipam.node import NodeIPAM
 from ipam.requests import Assigned, IPAddress, TryLater
 from tests.unit.ipam.ipam_rig import (
     Rig,
     crash,
     handle,
+    pod,
     pod_object,
     request,
 )
@@ -23,15 +23,6 @@ from tests.unit.ipam.ipam_rig import (
 @pytest.fixture
 def rig(tmp_path: Path) -> Rig:
     return Rig(tmp_path)
-
-
-async def pod(rig: Rig, node: NodeIPAM, name: str) -> IPAddress:
-    """A pod with an address, as an ADD and the annotation after it leave it."""
-    await rig.store.create(pod_object(name, node=node.node))
-    answer = await node.assign(request(name))
-    assert isinstance(answer, Assigned), answer
-    rig.store.put(pod_object(name, node=node.node, addresses=answer.addresses))
-    return answer.addresses[0]
 
 
 async def test_add_and_del_work_while_the_api_server_is_away(rig: Rig) -> None:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from ipam.node import NodeIPAM, Times
-from ipam.requests import Assigned, IPAddress, TryLater
+from ipam.node import Times
+from ipam.requests import Assigned, TryLater
 from tests.unit.ipam.ipam_rig import (
     Rig,
     crash,
     handle,
-    pod_object,
+    pod,
     refuse_commits,
     request,
 )
@@ -23,15 +23,6 @@ from tests.unit.ipam.ipam_rig import (
 @pytest.fixture
 def rig(tmp_path: Path) -> Rig:
     return Rig(tmp_path)
-
-
-async def pod(rig: Rig, node: NodeIPAM, name: str) -> IPAddress:
-    """A pod with an address, as an ADD and the annotation after it leave it."""
-    await rig.store.create(pod_object(name, node=node.node))
-    answer = await node.assign(request(name))
-    assert isinstance(answer, Assigned), answer
-    rig.store.put(pod_object(name, node=node.node, addresses=answer.addresses))
-    return answer.addresses[0]
 
 
 async def test_a_journal_that_cannot_be_written_gives_no_address(rig: Rig) -> None:
