@@ -67,7 +67,8 @@ _lint:
 # The environment, from hashes; made anew only when what it is made of changes.
 $(STAMP): requirements.lock pyproject.toml
 	@echo "  setting up the Python environment in .venv"
-	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
+	@# Not whether python is there, for that comes first: an interrupted venv has it and no pip.
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $(STAMP)
