@@ -14,26 +14,20 @@ import enum
 import json
 import os
 import shlex
-import shutil
 import signal
 import sys
 import time
-from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from lab import matrix as reach
 from lab import show
 from lab.api import ApiRefused
-from lab.builder import KernelRefused
-from lab.controlplane import KubectlFailed, NotReady
-from lab.fabric import Lab, LabExists, NoSuchLab
+from lab.fabric import Lab, NoSuchLab
 from lab.matrix import matrix
-from lab.node import NoSuchComponent
-from lab.pods import NotYet, RunningPod
-from lab.routers_run import RouterFailed
+from lab.pods import RunningPod
+from lab.terminal import EXPECTED, Steps, attach, err, fail, flag_of, need_root, out, print_exports, try_next
 from lab.topology import BadTopology
 
 app = typer.Typer(
@@ -43,8 +37,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="A routed Kubernetes fabric in network namespaces: racks, BIRD and FRR routers, a real API server, Tortie.",
 )
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
 
 
 class Output(enum.Enum):
@@ -59,84 +51,19 @@ End = Annotated[str, typer.Argument(help="A machine at one end of the cable.")]
 Fabric = Annotated[str, typer.Option("--topology", help="default, dual-tor, or a YAML file.")]
 Format = Annotated[Output, typer.Option("-o", "--output", help="table for people, json for programs.")]
 
-EXPECTED = (
-    ApiRefused,
-    BadTopology,
-    KernelRefused,
-    KubectlFailed,
-    LabExists,
-    NoSuchComponent,
-    NoSuchLab,
-    NotReady,
-    NotYet,
-    RouterFailed,
-)
-
-
-def _fail(problem: object) -> NoReturn:
-    text = problem.args[0] if isinstance(problem, KeyError) else problem
-    err.print(f"tortie-lab: {text}", style="red", markup=False, soft_wrap=True)
-    raise typer.Exit(1)
-
-
-def _next(*tries: str) -> None:
-    err.print("\ntry next:", style="bold")
-    for line in tries:
-        err.print(f"  {line}", markup=False, soft_wrap=True)
-
-
-def _need_root() -> None:
-    if os.geteuid() != 0:
-        _fail("network namespaces need root; run it as root")
-
-
-def _attach(name: str) -> Lab:
-    _need_root()
-    try:
-        return Lab.attach(name)
-    except NoSuchLab as problem:
-        _fail(f"{problem}; start one with: tortie-lab up{_flag(name)}")
-    except BadTopology as problem:
-        _fail(problem)
-
-
-def _flag(name: str) -> str:
-    return "" if name == "lab" else f" --name {name}"
-
-
-class _Steps:
-    """Progress as numbered sentences with the time so far."""
-
-    def __init__(self) -> None:
-        self.began_s = time.monotonic()
-        self.count = 0
-
-    def __call__(self, text: str) -> None:
-        self.count += 1
-        err.print(f"{time.monotonic() - self.began_s:5.1f} s  {self.count:2d}. {text}", markup=False, soft_wrap=True)
-
 
 def _up(topology: str, name: str) -> Lab:
-    _need_root()
-    steps = _Steps()
+    need_root()
+    steps = Steps()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # both ways of stopping us clean up
     try:
         lab = Lab.up(topology, name=name, say=steps)
     except KeyboardInterrupt:
-        _fail("interrupted; all that was built has been taken away again")
+        fail("interrupted; all that was built has been taken away again")
     except EXPECTED as problem:
-        _fail(problem)
+        fail(problem)
     err.print(f"{time.monotonic() - steps.began_s:5.1f} s  up: {len(lab.nodes)} nodes are Ready", style="green")
     return lab
-
-
-def _export(lab: Lab) -> None:
-    """The lines that make all of the above work when pasted: where the programs are, and which cluster."""
-    ours, kubectl = Path(sys.argv[0]).resolve(), lab.control_plane.binaries.kubectl
-    missing = [str(program.parent) for program in (ours, kubectl) if shutil.which(program.name) is None]
-    if missing:
-        out.print(f"export PATH=$PATH:{':'.join(missing)}", markup=False, soft_wrap=True)
-    out.print(f"export KUBECONFIG={lab.kubeconfig}", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -152,14 +79,14 @@ def up(
     Example: tortie-lab up --topology dual-tor --name two
     """
     lab = _up(topology, name)
-    flag = _flag(name)
-    _next(
+    flag = flag_of(name)
+    try_next(
         f"tortie-lab demo{flag}",
         f"tortie-lab status{flag}",
         "kubectl get nodes,ippools,bgppeers",
         f"tortie-lab down{flag}",
     )
-    _export(lab)
+    print_exports(lab)
 
 
 @app.command()
@@ -170,11 +97,11 @@ def demo(*, name: Name = "lab", topology: Fabric = "default") -> None:
 
     Example: tortie-lab demo
     """
-    _need_root()
+    need_root()
     try:
         lab = Lab.attach(name)
     except BadTopology as problem:
-        _fail(problem)
+        fail(problem)
     except NoSuchLab:
         lab = _up(topology, name)
     try:
@@ -188,10 +115,10 @@ def demo(*, name: Name = "lab", topology: Fabric = "default") -> None:
         err.print("\nwho reaches whom:", style="bold")
         cells = matrix(lab)
     except EXPECTED as problem:
-        _fail(problem)
+        fail(problem)
     show.print_matrix(out, cells)
-    node, flag = lab.nodes[0].name, _flag(name)
-    _next(
+    node, flag = lab.nodes[0].name, flag_of(name)
+    try_next(
         f"tortie-lab kill {node} agent{flag} && tortie-lab ping{flag}",
         f"tortie-lab exec{flag} demo-{node} -- ip route",
         f"tortie-lab exec{flag} {node} -- ip route",
@@ -200,7 +127,7 @@ def demo(*, name: Name = "lab", topology: Fabric = "default") -> None:
         "tortiectl node status; tortiectl bgp routes; tortiectl ipam show --show-blocks -o wide",
         f"tortie-lab down{flag}",
     )
-    _export(lab)
+    print_exports(lab)
     raise typer.Exit(0 if cells and all(cell.ok for cell in cells) else 1)
 
 
@@ -231,16 +158,16 @@ def status(*, name: Name = "lab", output: Format = Output.TABLE) -> None:
 
     Example: tortie-lab status -o json
     """
-    lab = _attach(name)
+    lab = attach(name)
     try:
         seen = show.status(lab)
     except (*EXPECTED, OSError) as problem:
-        _fail(problem)
+        fail(problem)
     if output is Output.JSON:
         print(json.dumps(seen, indent=2))
         return
     show.print_status(out, seen)
-    _next(f"tortie-lab ping{_flag(name)}", f"export KUBECONFIG={lab.kubeconfig}")
+    try_next(f"tortie-lab ping{flag_of(name)}", f"export KUBECONFIG={lab.kubeconfig}")
 
 
 @app.command()
@@ -251,7 +178,7 @@ def ping(*, name: Name = "lab", output: Format = Output.TABLE) -> None:
 
     Example: tortie-lab ping -o json
     """
-    lab = _attach(name)
+    lab = attach(name)
     try:
         if not lab.running_pods():
             err.print("no pod runs yet: making one on each node")
@@ -259,12 +186,12 @@ def ping(*, name: Name = "lab", output: Format = Output.TABLE) -> None:
             _await_reach(lab)
         cells = matrix(lab)
     except (*EXPECTED, OSError) as problem:
-        _fail(problem)
+        fail(problem)
     if output is Output.JSON:
         print(json.dumps([cell.as_json() for cell in cells]))
     else:
         show.print_matrix(out, cells)
-        _next(f"tortie-lab cut {lab.plan.cables[0].a.machine} {lab.plan.cables[0].b.machine}{_flag(name)}")
+        try_next(f"tortie-lab cut {lab.plan.cables[0].a.machine} {lab.plan.cables[0].b.machine}{flag_of(name)}")
     raise typer.Exit(0 if cells and all(cell.ok for cell in cells) else 1)
 
 
@@ -282,7 +209,7 @@ def execute(
     Examples: tortie-lab exec n1 -- ip route; tortie-lab exec demo-n1 -- ip route;
     tortie-lab exec tor1 -- birdc show route; tortie-lab exec tor2 -- vtysh -c 'show bgp'
     """
-    lab = _attach(name)
+    lab = attach(name)
     try:
         if where in {router.name for router in lab.topology.routers} and command[0] in {"birdc", "vtysh"}:
             words = command[1:] if command[0] == "birdc" else [word for word in command[1:] if word != "-c"]
@@ -291,10 +218,10 @@ def execute(
         pods = lab.running_pods() if where not in lab.topology.names else []
         prefix = _prefix(lab, where, pods)
     except (*EXPECTED, KeyError, OSError, RuntimeError) as problem:
-        _fail(problem)
+        fail(problem)
     if not prefix:
         there = ", ".join(reach.pod_name(pod) for pod in pods) or "none"
-        _fail(f"there is no {where!r}; machines: {', '.join(lab.topology.names)}; pods: {there}")
+        fail(f"there is no {where!r}; machines: {', '.join(lab.topology.names)}; pods: {there}")
     os.execvp(prefix[0], [*prefix, *command])
 
 
@@ -311,7 +238,7 @@ def _prefix(lab: Lab, where: str, pods: list[RunningPod]) -> list[str]:
 def _need_node_or_router(lab: Lab, name: str) -> None:
     known = [*(node.name for node in lab.topology.nodes), *(router.name for router in lab.topology.routers)]
     if name not in known:
-        _fail(f"there is no node or router {name!r}; there are: {', '.join(known)}")
+        fail(f"there is no node or router {name!r}; there are: {', '.join(known)}")
 
 
 @app.command()
@@ -328,22 +255,24 @@ def kill(
 
     Example: tortie-lab kill n1 exabgp
     """
-    lab = _attach(name)
+    lab = attach(name)
     _need_node_or_router(lab, node)
     if component != "bgp" and node in {router.name for router in lab.topology.routers}:
-        _fail(f"{component!r} does not run on router {node}; one can kill: bgp")
+        fail(f"{component!r} does not run on router {node}; one can kill: bgp")
     try:
         if node in {router.name for router in lab.topology.routers}:
             lab.router(node).kill_bgp()
         else:
             lab.node(node).kill(component)
     except EXPECTED as problem:
-        _fail(problem)
+        fail(problem)
     err.print(f"killed {component} on {node}")
     again = (
-        f"tortie-lab start {node}{_flag(name)}" if component in {"node", "bgp"} else f"tortie-lab status{_flag(name)}"
+        f"tortie-lab start {node}{flag_of(name)}"
+        if component in {"node", "bgp"}
+        else f"tortie-lab status{flag_of(name)}"
     )
-    _next(f"tortie-lab ping{_flag(name)}", again)
+    try_next(f"tortie-lab ping{flag_of(name)}", again)
 
 
 @app.command()
@@ -352,7 +281,7 @@ def start(node: Annotated[str, typer.Argument(help="A node or a router.")], *, n
 
     Example: tortie-lab start n1
     """
-    lab = _attach(name)
+    lab = attach(name)
     _need_node_or_router(lab, node)
     try:
         if node in {router.name for router in lab.topology.routers}:
@@ -361,8 +290,8 @@ def start(node: Annotated[str, typer.Argument(help="A node or a router.")], *, n
         else:
             lab.node(node).start()
     except (*EXPECTED, KeyError, RuntimeError) as problem:
-        _fail(problem)
-    _next(f"tortie-lab status{_flag(name)}", f"tortie-lab ping{_flag(name)}")
+        fail(problem)
+    try_next(f"tortie-lab status{flag_of(name)}", f"tortie-lab ping{flag_of(name)}")
 
 
 @app.command()
@@ -371,13 +300,13 @@ def cut(one: End, other: End, *, name: Name = "lab") -> None:
 
     Example: tortie-lab cut spine tor1
     """
-    lab = _attach(name)
+    lab = attach(name)
     try:
         lab.cut(one, other)
     except (*EXPECTED, KeyError) as problem:
-        _fail(problem)
+        fail(problem)
     err.print(f"cut {one} - {other}")
-    _next(f"tortie-lab ping{_flag(name)}", f"tortie-lab heal {one} {other}{_flag(name)}")
+    try_next(f"tortie-lab ping{flag_of(name)}", f"tortie-lab heal {one} {other}{flag_of(name)}")
 
 
 @app.command()
@@ -386,14 +315,14 @@ def heal(one: End = "", other: End = "", *, name: Name = "lab") -> None:
 
     Example: tortie-lab heal spine tor1
     """
-    lab = _attach(name)
+    lab = attach(name)
     if one and not other:
-        _fail(f"a cable has two ends: tortie-lab heal {one} OTHER, or without names for every cable")
+        fail(f"a cable has two ends: tortie-lab heal {one} OTHER, or without names for every cable")
     try:
         lab.heal(one, other)
     except (*EXPECTED, KeyError) as problem:
-        _fail(problem)
-    _next(f"tortie-lab ping{_flag(name)}")
+        fail(problem)
+    try_next(f"tortie-lab ping{flag_of(name)}")
 
 
 @app.command()
@@ -404,15 +333,15 @@ def down(*, name: Name = "lab") -> None:
 
     Example: tortie-lab down
     """
-    _need_root()
+    need_root()
     try:
         found = Lab.remove(name)
     except EXPECTED as problem:
-        _fail(problem)
+        fail(problem)
     for line in found:
         err.print(f"ended {line}", markup=False)
     err.print(f"lab {name!r} is gone" if found else f"there was no lab {name!r}", markup=False)
-    _next(f"{shlex.join(['tortie-lab', 'up'])}{_flag(name)}")
+    try_next(f"{shlex.join(['tortie-lab', 'up'])}{flag_of(name)}")
 
 
 def main() -> None:
