@@ -127,7 +127,14 @@ class NetConf(msgspec.Struct, frozen=True, kw_only=True):
     ipam: IpamConf = IpamConf()
     runtime_config: dict[str, Any] = msgspec.field(name="runtimeConfig", default_factory=dict)
     prev_result: Result | None = msgspec.field(name="prevResult", default=None)
-    valid_attachments: tuple[Attachment, ...] | None = msgspec.field(name="cni.dev/valid-attachments", default=None)
+    valid_attachments: tuple[Attachment, ...] | msgspec.UnsetType | None = msgspec.field(
+        name="cni.dev/valid-attachments", default=msgspec.UNSET
+    )
+    """Of a GC. None is a list with nothing in it: what libcni (written in Go) sends where a node has no pod left."""
+
+    def attachments(self) -> tuple[Attachment, ...]:
+        """What a GC must leave."""
+        return self.valid_attachments if isinstance(self.valid_attachments, tuple) else ()
 
     def families(self) -> tuple[int, ...]:
         """The address families asked for."""
@@ -250,7 +257,7 @@ def parse_call(environment: Mapping[str, str], stdin: bytes, *, netns_fd: int | 
             )
     if command in (Command.ADD, Command.CHECK) and netns_fd is None:
         raise CniError(Code.INVALID_ENVIRONMENT, "CNI_NETNS must be the path of the pod's network namespace")
-    if command is Command.GC and config.valid_attachments is None:
+    if command is Command.GC and config.valid_attachments is msgspec.UNSET:
         raise CniError(Code.INVALID_CONFIG, "GC needs cni.dev/valid-attachments")
     return CniCall(
         command=command,

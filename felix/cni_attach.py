@@ -309,7 +309,7 @@ class Attachments:
 
     async def collect(self, call: CniCall) -> None:
         """GC: undo what is ours and not in `cni.dev/valid-attachments`."""
-        valid = {(entry.container_id, entry.ifname) for entry in call.config.valid_attachments or ()}
+        valid = {(entry.container_id, entry.ifname) for entry in call.config.attachments()}
         network = call.config.name
         handles = {handle_for(network, container_id=container_id, ifname=ifname) for container_id, ifname in valid}
         for pod in self._podnet.live():

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from cni.spec import (
     VERSIONS,
+    Attachment,
+    CniCall,
     CniError,
     Code,
     Command,
@@ -57,6 +59,22 @@ def test_commands_need_the_version_that_brought_them() -> None:
     with pytest.raises(CniError, match=r"GC needs cniVersion 1\.1\.0 or newer") as caught:
         parse_call({"CNI_COMMAND": "GC"}, conf(cniVersion="1.0.0"), netns_fd=None, deadline_ms=1)
     assert caught.value.code is Code.INCOMPATIBLE_VERSION
+
+
+def test_a_gc_of_a_node_without_pods_names_no_attachment() -> None:
+    listed = [{"containerID": "c1", "ifname": "eth0"}]
+    found = [_gc(**{"cni.dev/valid-attachments": value}).config.attachments() for value in (listed, [], None)]
+    assert found == [(Attachment(container_id="c1", ifname="eth0"),), (), ()]
+
+
+def test_a_gc_that_does_not_say_what_is_valid_collects_nothing() -> None:
+    with pytest.raises(CniError, match=r"GC needs cni\.dev/valid-attachments") as caught:
+        _gc()
+    assert caught.value.code is Code.INVALID_CONFIG
+
+
+def _gc(**fields: object) -> CniCall:
+    return parse_call({"CNI_COMMAND": "GC"}, conf(**fields), netns_fd=None, deadline_ms=1)
 
 
 def test_a_del_goes_through_whatever_its_arguments_say() -> None:
