@@ -15,6 +15,7 @@ Called by: builder (apply), fabric (cut, heal), tests.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import blake2b
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from lab.topology import Host, Node, Router, Topology
@@ -62,6 +63,12 @@ def port(peer: str) -> str:
 def bridge(segment: str) -> str:
     """The bridge of a segment, in its router."""
     return f"br-{segment}"
+
+
+def bridge_mac(segment: str) -> str:
+    """The address of a segment's bridge. A bridge that is given none takes the lowest of its ports', so a cable that
+    joins changes the gateway's address, and everybody who knew the old one is cut off until it has asked again."""
+    return "02:" + ":".join(f"{byte:02x}" for byte in blake2b(segment.encode(), digest_size=5).digest())
 
 
 ONLY_CABLE = "eth0"
@@ -136,7 +143,7 @@ def _router_lines(topology: Topology, router: Router) -> list[str]:
         if segment.router == router.name:
             name = bridge(segment.name)
             members = [leaf.name for leaf in topology.leaves if leaf.segment == segment.name]
-            lines.append(f"link add {name} type bridge stp_state 0 mcast_snooping 0")
+            lines.append(f"link add {name} address {bridge_mac(segment.name)} type bridge stp_state 0 mcast_snooping 0")
             lines += [f"link set {port(m)} master {name}" for m in members]
             lines += [_up(port(m), topology.mtu) for m in members]
             lines += [f"address add {segment.v4} dev {name}", f"address add {segment.v6} dev {name} nodad"]

@@ -28,6 +28,15 @@ def test_the_longest_legal_name_fits_the_kernel(loaded: topology.Topology) -> No
     assert len(cabling.bridge(longest)) <= 15
 
 
+def test_a_gateways_bridge_has_an_address_that_no_cable_changes() -> None:
+    fabric = topology.load(topology.find("default"))
+    made = [line for lines in cabling.plan(fabric).lines.values() for line in lines if " type bridge " in line]
+    assert made
+    addresses = [line.split(" address ")[1].split()[0] for line in made]
+    assert len(set(addresses)) == len(fabric.segments)
+    assert all(address.startswith("02:") for address in addresses), "locally administered, of one interface"
+
+
 def test_a_cable_is_cut_at_its_router(loaded: topology.Topology) -> None:
     routers = {router.name for router in loaded.routers}
     assert {cable.a.machine for cable in cabling.plan(loaded).cables} <= routers
