@@ -89,12 +89,12 @@ def choose_claim(pools: tuple[Pool, ...], *, family: int, site: Site) -> ClaimBl
     """The next block to claim from these pools, whether or not own blocks still have room."""
     names = tuple(pool.name for pool in pools)
     if not site.settings.auto_allocate:
-        why = f"the blocks of node {site.node} are full, and autoAllocateBlocks is false"
+        why = f"no block of node {site.node} there has room, and autoAllocateBlocks is false"
         return Exhausted(names, f"{_pools_text(names)} have no free address here: {why}")
     count = sum(1 for block in site.owned if block.cidr.version == family)
     if count >= site.settings.max_blocks:
-        why = f"owns {count} IPv{family} blocks, as many as maxBlocksPerHost allows, and all are full"
-        return Exhausted(names, f"node {site.node} {why}")
+        why = f"owns {count} IPv{family} blocks, as many as maxBlocksPerHost allows"
+        return Exhausted(names, f"node {site.node} {why}, and none of {_pools_text(names)} has room")
     for pool in pools:
         for cidr in candidates(pool, node=site.node):
             if site.is_taken(cidr) or _wholly_reserved(cidr, site.reservations):

@@ -105,7 +105,16 @@ def test_reserved_addresses_are_not_chosen_and_reserved_blocks_not_claimed() -> 
 def test_the_limit_of_blocks_is_said() -> None:
     answer = ask(site(pool(), owned=(own("10.1.0.0/29", used=8),), settings={"max_blocks": 1}))
     assert isinstance(answer, Exhausted)
-    assert "owns 1 IPv4 blocks, as many as maxBlocksPerHost allows" in answer.why
+    assert answer.why == (
+        "node n1 owns 1 IPv4 blocks, as many as maxBlocksPerHost allows, and none of IPPools pool-a has room"
+    )
+
+
+def test_the_limit_of_blocks_does_not_call_another_pools_block_full() -> None:
+    answer = ask(site(pool(), owned=(own("10.9.0.0/29"),), settings={"max_blocks": 1}))
+    assert isinstance(answer, Exhausted)
+    assert "none of IPPools pool-a has room" in answer.why
+    assert "full" not in answer.why
 
 
 def test_no_block_is_claimed_when_auto_allocation_is_off() -> None:
