@@ -40,6 +40,8 @@ def sessions(
     problems = list(cluster.problems)
     here = cluster.nodes.get(node)
     if here is None:
+        if any(problem.kind == "Node" and problem.name == node for problem in problems):
+            return SessionPlan(problems=tuple(problems))
         sentence = "its Node object has no address to speak BGP from" if node else "must be given"
         return SessionPlan(problems=(*problems, Problem(kind="Node", name=node, field="status", sentence=sentence)))
     chosen: dict[tuple[str, str], Candidate] = {}

@@ -59,6 +59,18 @@ def test_by_default_every_node_peers_with_every_other_in_each_family() -> None:
     assert [n.internal for n in found.neighbors] == [False, True, False]
 
 
+def test_a_node_whose_as_number_cannot_be_read_is_told_that_and_nothing_else() -> None:
+    odd = node("n1", "10.0.0.1", ASNumber="sixty")
+    found = sessions("n1", nodes=(odd, N2), configurations=(), peers=(), secrets={})
+    assert [problem.name for problem in found.problems] == ["n1"]
+    assert "projectcalico.org/ASNumber" in str(found.problems[0])
+
+
+def test_a_node_without_an_address_is_told_so() -> None:
+    found = sessions("n1", nodes=(node("n1"), N2), configurations=(), peers=(), secrets={})
+    assert [problem.sentence for problem in found.problems] == ["its Node object has no address to speak BGP from"]
+
+
 def test_the_mesh_can_be_turned_off() -> None:
     assert plan() == SessionPlan()
 
