@@ -24,7 +24,7 @@ test: setup ## every check and every test; needs root; what .ci/run runs
 check: _user _lint unit ## format, lint, types, imports, unit tests: under 20 s, no root
 
 unit: _user ## tests that need neither root nor an API server
-	@$(PYTEST) -q -m "not root and not cluster_api and not lab"
+	@$(PYTEST) -q -n auto -m "not root and not cluster_api and not lab"
 
 functional: setup ## tests on network namespaces and a real API server, without the fabric
 	@$(PYTEST) -m "(root or cluster_api) and not lab"

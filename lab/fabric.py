@@ -230,6 +230,8 @@ class Lab:
         """Run `tortie-operator` with its own ServiceAccount and no capability."""
         kubeconfig = self.control_plane.kubeconfig_for_account("tortie-operator", side=Side.FABRIC)
         environment = {**os.environ, "KUBECONFIG": str(kubeconfig), "PYTHONUNBUFFERED": "1"}
+        # The topology names its pools; without this the operator, if it looks before they are applied, makes one too.
+        environment["NO_DEFAULT_POOLS"] = "true"
         bounded = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]
         keep = [sys.executable, "-m", "lab.keep"]
         self.operator.start([*bounded, *keep, script("tortie-operator")], environment=environment)
