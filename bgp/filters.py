@@ -1,15 +1,14 @@
 """BGPFilter import rules: the first rule whose every match holds decides; if none does, the import policy goes on.
 
-Theory: parsed once into values; a rule that cannot be followed becomes a problem and is left out if it would accept,
-and rejects whatever its CIDR matches if it would reject: a rule that is not understood never lets anything in.
-Export rules and `operations` are not yet followed (problems say so).
+Theory: parsed once into values; a rule that cannot be followed (`crds.filters` says which, to the operator too) becomes
+a problem and is left out if it would accept, and rejects whatever its CIDR matches if it would reject: a rule that is
+not understood never lets anything in. Export rules and `operations` are not yet followed (problems say so).
 
 Made by `parse_filter`; called by `bgp.import_policy`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -17,6 +16,8 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from bgp import wire
 from bgp.plan import Problem
 from crds.bgp_kinds import BGPFilter, FilterRule
+from crds.errors import BadObject
+from crds.filters import check_import_rule, check_match, filter_problems
 
 IPNetwork = IPv4Network | IPv6Network
 
@@ -45,6 +46,7 @@ class Rule:
     cidr: IPNetwork | None = None
     operator: Operator = Operator.IN
     lengths: range | None = None
+    """Of prefixes inside `cidr`."""
     peer_type: str = ""
     community: str = ""
     as_path_prefix: tuple[int, ...] = ()
@@ -55,7 +57,6 @@ class Rule:
             (not self.peer_type or self.peer_type == peer_type)
             and (not self.community or self.community in (*attributes.communities, *attributes.large_communities))
             and attributes.as_path[: len(self.as_path_prefix)] == self.as_path_prefix
-            and (self.lengths is None or prefix.prefixlen in self.lengths)
             and (self.cidr is None or self._compares(prefix, self.cidr))
         )
 
@@ -66,9 +67,17 @@ class Rule:
             case Operator.NOT_EQUAL:
                 return prefix != cidr
             case Operator.IN:
-                return _inside(prefix, cidr)
+                return self._inside(prefix, cidr)
             case Operator.NOT_IN:
-                return not _inside(prefix, cidr)
+                return not self._inside(prefix, cidr)
+
+    def _inside(self, prefix: IPNetwork, cidr: IPNetwork) -> bool:
+        """As BIRD's `prefix ~ [cidr{min,max}]`, so NotIn with lengths is the opposite of In with the same."""
+        return (
+            prefix.version == cidr.version
+            and prefix.subnet_of(cidr)  # type: ignore[arg-type]
+            and (self.lengths is None or prefix.prefixlen in self.lengths)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,62 +95,54 @@ class Filter:
 
 
 def parse_filter(wanted: BGPFilter) -> tuple[Filter, tuple[Problem, ...]]:
-    """The filter, and what in it cannot be followed."""
-    name = wanted.metadata.name
-    problems: list[Problem] = []
-
-    def rules(field: str, given: tuple[FilterRule, ...], version: int) -> Iterator[Rule]:
-        for number, rule in enumerate(given):
-            parsed, why = _parse_rule(rule, version=version)
-            if why:
-                problems.append(Problem(kind="BGPFilter", name=name, field=f"spec.{field}[{number}]", sentence=why))
-            if parsed is not None:
-                yield parsed
-
+    """The filter, and what in it is not followed as written."""
+    name, spec = wanted.metadata.name, wanted.spec
     return (
-        Filter(
-            name=name,
-            rules_v4=tuple(rules("importV4", wanted.spec.import_v4, 4)),
-            rules_v6=tuple(rules("importV6", wanted.spec.import_v6, 6)),
+        Filter(name=name, rules_v4=_rules(spec.import_v4, version=4), rules_v6=_rules(spec.import_v6, version=6)),
+        tuple(
+            Problem(kind="BGPFilter", name=name, field=bad.field, sentence=bad.problem) for bad in filter_problems(spec)
         ),
-        tuple(problems),
     )
 
 
-def _parse_rule(rule: FilterRule, *, version: int) -> tuple[Rule | None, str]:
+def _rules(given: tuple[FilterRule, ...], *, version: int) -> tuple[Rule, ...]:
+    parsed = (_parse_rule(rule, version=version) for rule in given)
+    return tuple(rule for rule in parsed if rule is not None)
+
+
+def _parse_rule(rule: FilterRule, *, version: int) -> Rule | None:
     try:
-        action = Action(rule.action)
-    except ValueError:
-        return None, f"action must be Accept or Reject, is {rule.action!r}"
-    unknown = [name for name in ("interface", "priority", "operations") if getattr(rule, name)]
-    why = f"{', '.join(unknown)} cannot be followed yet" if unknown else ""
-    if unknown and unknown != ["operations"] and action is Action.ACCEPT:
-        return None, f"{why}, so the rule accepts nothing"
-    try:
-        cidr = ip_network(rule.cidr) if rule.cidr else None
-        if cidr is not None and cidr.version != version:
-            raise ValueError("is of the other family")
-        operator = Operator(rule.match_operator) if rule.cidr else Operator.IN
-    except ValueError as error:
-        stands = Rule(action=action) if action is Action.REJECT else None
-        return stands, f"cidr {rule.cidr!r} {rule.match_operator!r} cannot be read ({error}); the rule accepts nothing"
-    lengths = None
-    if rule.prefix_length is not None:
-        low = cidr.prefixlen if cidr is not None else 0
-        low = max(low, rule.prefix_length.min or 0)
-        high = rule.prefix_length.max if rule.prefix_length.max is not None else (32 if version == 4 else 128)
-        lengths = range(low, high + 1)
-    parsed = Rule(
-        action=action,
+        check_import_rule(rule, at="", version=version)
+    except BadObject:
+        return None if rule.action == "Accept" else _rejects_instead(rule, version=version)
+    cidr = ip_network(rule.cidr) if rule.cidr else None
+    found = [int(part) for part in rule.communities.values[0].split(":")] if rule.communities else []
+    return Rule(
+        action=Action(rule.action),
         cidr=cidr,
-        operator=operator,
-        lengths=lengths,
+        operator=Operator(rule.match_operator) if rule.cidr else Operator.IN,
+        lengths=_lengths(rule, cidr),
         peer_type=rule.peer_type,
-        community=rule.communities.values[0] if rule.communities and rule.communities.values else "",
+        community=":".join(map(str, found)),
         as_path_prefix=rule.as_path_prefix,
     )
-    return parsed, why
 
 
-def _inside(prefix: IPNetwork, cidr: IPNetwork) -> bool:
-    return prefix.version == cidr.version and prefix.subnet_of(cidr)  # type: ignore[arg-type]
+def _rejects_instead(rule: FilterRule, *, version: int) -> Rule:
+    """All that a rule which is not understood may have been meant to reject: of its matches, the CIDR alone counts."""
+    try:
+        check_match(rule, at="", version=version)
+    except BadObject:
+        return Rule(action=Action.REJECT)
+    if not rule.cidr:
+        return Rule(action=Action.REJECT)
+    if rule.prefix_length and rule.match_operator != "In":
+        return Rule(action=Action.REJECT)  # how the two go together is what was not understood
+    return Rule(action=Action.REJECT, cidr=ip_network(rule.cidr), operator=Operator(rule.match_operator))
+
+
+def _lengths(rule: FilterRule, cidr: IPNetwork | None) -> range | None:
+    if rule.prefix_length is None or cidr is None:
+        return None
+    high = cidr.max_prefixlen if rule.prefix_length.max is None else rule.prefix_length.max
+    return range(max(cidr.prefixlen, rule.prefix_length.min or 0), high + 1)

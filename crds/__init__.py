@@ -9,6 +9,7 @@
     core         the few fields of Kubernetes' own kinds that Tortie reads
     codec        bytes <-> wire objects, and error messages that name the field
     peers        what makes a BGPPeer usable: the same for the agent and for its condition
+    filters      the same for the rules of a BGPFilter
     values       parsed, frozen values made from wire objects (Pool ...)
     selector     Calico's selector language: text -> Selector -> matches(labels)
     names        names of objects that follow from their content

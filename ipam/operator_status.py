@@ -11,28 +11,32 @@ said about them.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from crds.bgp_kinds import BGPConfiguration, BGPFilter, BGPPassword, BGPPeer, FilterRule
+from crds.bgp_kinds import BGPConfiguration, BGPFilter, BGPPassword, BGPPeer
 from crds.errors import BadObject
+from crds.filters import AS_MAX, Unfollowed, check_community, filter_problems
 from crds.peers import check_peer
 from crds.pools import IPAMConfiguration, IPReservation
 from crds.values import parse_duration, parse_network, parse_reservation
 from ipam.operator_conditions import Statement
 
 ACCEPTED = "Accepted"
-AS_MAX = 4294967295
-COMMUNITY = re.compile(r"(\d{1,5}):(\d{1,5})|(\d{1,10}):(\d{1,10}):(\d{1,10})")
+SAID_MAX = 5
+"""Problems of one object that its condition names."""
 
 
-class Missing(Exception):
-    """Something that the object refers to is not there (yet): its own spec is fine."""
+class NotAsWritten(Exception):
+    """The spec has no mistake, and yet is not followed as written."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class Missing(NotAsWritten):
+    """Something that the object refers to is not there (yet)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +59,8 @@ def judge(obj: Judged, references: References) -> Statement:
         _check(obj, references)
     except BadObject as problem:
         return Statement(type=ACCEPTED, holds=False, reason="InvalidSpec", message=str(problem))
-    except Missing as missing:
-        return Statement(type=ACCEPTED, holds=False, reason=missing.reason, message=str(missing))
+    except NotAsWritten as found:
+        return Statement(type=ACCEPTED, holds=False, reason=found.reason, message=str(found))
     return Statement(type=ACCEPTED, holds=True, reason="OK", message="in use")
 
 
@@ -100,14 +104,14 @@ def _bgp_configuration(obj: BGPConfiguration, references: References) -> None:
     _within("spec.asNumber", spec.as_number, 1, AS_MAX)
     _within("spec.listenPort", spec.listen_port, 1, 65535)
     for index, community in enumerate(spec.communities):
-        _community(f"spec.communities[{index}].value", community.value)
+        check_community(community.value, at=f"spec.communities[{index}].value")
     names = {community.name for community in spec.communities}
     for index, advertisement in enumerate(spec.prefix_advertisements):
         at = f"spec.prefixAdvertisements[{index}]"
         parse_network(advertisement.cidr, field=f"{at}.cidr")
         for position, text in enumerate(advertisement.communities):
             if text not in names:
-                _community(f"{at}.communities[{position}]", text)
+                check_community(text, at=f"{at}.communities[{position}]")
     for plural, blocks in (
         ("serviceClusterIPs", spec.service_cluster_ips),
         ("serviceExternalIPs", spec.service_external_ips),
@@ -137,39 +141,14 @@ def _bgp_peer(obj: BGPPeer, references: References) -> None:
 
 
 def _bgp_filter(obj: BGPFilter) -> None:
-    spec = obj.spec
-    for version, direction, rules in (
-        (4, "importV4", spec.import_v4),
-        (4, "exportV4", spec.export_v4),
-        (6, "importV6", spec.import_v6),
-        (6, "exportV6", spec.export_v6),
-    ):
-        for index, rule in enumerate(rules):
-            _filter_rule(f"spec.{direction}[{index}]", rule, version)
-
-
-def _filter_rule(at: str, rule: FilterRule, version: int) -> None:
-    if rule.action not in ("Accept", "Reject"):
-        raise BadObject(f"{at}.action", f"must be Accept or Reject, is {rule.action!r}")
-    if bool(rule.cidr) != bool(rule.match_operator):
-        raise BadObject(f"{at}.matchOperator", "cidr and matchOperator must be given together")
-    if rule.prefix_length and not rule.cidr:
-        raise BadObject(f"{at}.prefixLength", "needs cidr")
-    if rule.cidr:
-        cidr = parse_network(rule.cidr, field=f"{at}.cidr")
-        if cidr.version != version:
-            raise BadObject(f"{at}.cidr", f"must be an IPv{version} range, is {cidr}")
-        if rule.match_operator not in ("Equal", "NotEqual", "In", "NotIn"):
-            allowed = "Equal, NotEqual, In or NotIn"
-            raise BadObject(f"{at}.matchOperator", f"must be {allowed}, is {rule.match_operator!r}")
-        if rule.prefix_length:
-            low, high = rule.prefix_length.min, rule.prefix_length.max
-            _within(f"{at}.prefixLength.min", low, 0, cidr.max_prefixlen)
-            _within(f"{at}.prefixLength.max", high, low or 0, cidr.max_prefixlen)
-    if rule.operations and rule.action != "Accept":
-        raise BadObject(f"{at}.operations", "needs action: Accept")
-    for index, text in enumerate(rule.communities.values if rule.communities else ()):
-        _community(f"{at}.communities.values[{index}]", text)
+    problems = list(filter_problems(obj.spec))
+    mistakes = [problem for problem in problems if not isinstance(problem, Unfollowed)]
+    if mistakes:
+        raise mistakes[0]
+    if problems:
+        said = [str(problem) for problem in problems[:SAID_MAX]]
+        more = [f"and {len(problems) - SAID_MAX} more"] if len(problems) > SAID_MAX else []
+        raise NotAsWritten("NotSupported", "; ".join([*said, *more]))
 
 
 def _named(name: str, *, allowed: bool, text: str) -> None:
@@ -185,15 +164,6 @@ def _within(at: str, number: int | None, low: int, high: int) -> None:
 def _duration(at: str, text: str | None) -> None:
     if text:
         parse_duration(text, field=at)
-
-
-def _community(at: str, text: str) -> None:
-    found = COMMUNITY.fullmatch(text)
-    parts = [int(part) for part in found.groups() if part] if found else []
-    if not parts or max(parts) > (65535 if len(parts) == 2 else AS_MAX):
-        raise BadObject(
-            at, f"must be aa:nn (16 bits each) or aa:nn:mm (32 bits each) or a name given above, is {text!r}"
-        )
 
 
 def _password(at: str, password: BGPPassword | None, references: References) -> None:

@@ -93,18 +93,63 @@ def test_a_filter_that_does_not_exist_lets_nothing_in() -> None:
     assert best(after(rib(neighbor(filters=("gone",))), up(), said(B))) == {}
 
 
-@pytest.mark.parametrize(
-    ("bad", "sentence"),
-    [
-        (rule("Accept", "10.0.0.1/8"), "has host bits set"),
-        (rule("Accept", "fd00::/64"), "other family"),
-        (rule("Accept", "10.0.0.0/8", "Near"), "'Near' is not a valid"),
-        (rule("Perhaps"), "action must be Accept or Reject, is 'Perhaps'"),
-        (rule("Accept", interface="eth0"), "interface cannot be followed yet, so the rule accepts nothing"),
-    ],
-)
-def test_a_rule_that_is_not_understood_lets_nothing_in(bad: FilterRule, sentence: str) -> None:
-    chosen, problems = made_filter(bad)
-    assert sentence in problems[0]
-    assert problems[0].startswith("BGPFilter f: spec.importV4[0]: ")
-    assert chosen.rules_v4 == ()
+def used_with(*rules: FilterRule, heard: tuple[str, ...]) -> set[str]:
+    chosen, _ = made_filter(*rules)
+    policy = ImportPolicy(pools=frozenset({ip_network("10.0.0.0/8")}), filters={"f": chosen})
+    return set(best(after(rib(neighbor(filters=("f",))), up(), said(*heard, communities=("65002:1",))), policy))
+
+
+UNFOLLOWED = [
+    ({"cidr": "192.0.2.1/24", "operator": "In"}, "cidr: "),
+    ({"cidr": "fd00::/64"}, "cidr: must be an IPv4 range"),
+    ({"cidr": "192.0.2.0/24", "operator": "Near"}, "matchOperator: must be Equal"),
+    ({"cidr": "192.0.2.0/24", "operator": "Equal", "prefix_length": PrefixLengthRange(min=25)}, "prefixLength: "),
+    ({"interface": "eth0"}, "interface: cannot be followed yet, so the rule "),
+    ({"priority": 7}, "priority: cannot be followed yet, so the rule "),
+    ({"source": "Nobody"}, "source: must be RemotePeers"),
+    ({"peer_type": "local"}, "peerType: must be eBGP or iBGP"),
+    ({"communities": CommunityMatch(values=("65002:1", "65002:2"))}, "communities.values: must hold one"),
+    ({"communities": CommunityMatch(values=("65002",))}, "communities.values[0]: "),
+]
+
+
+@pytest.mark.parametrize(("match", "sentence"), UNFOLLOWED)
+def test_a_rule_that_is_not_followed_lets_nothing_in(match: dict[str, Any], sentence: str) -> None:
+    heard = ("192.0.2.0/24", "10.7.0.0/24")
+    assert used_with(rule("Accept", **match), heard=heard) == {"10.7.0.0/24"}, "accepts nothing"
+    assert "192.0.2.0/24" not in used_with(rule("Reject", **match), ACCEPT_ALL, heard=heard), "rejects all it may mean"
+    assert used_with(ACCEPT_ALL, heard=heard) == set(heard)
+    for action in ("Accept", "Reject"):
+        problems = made_filter(rule(action, **match))[1]
+        assert len(problems) == 1
+        assert problems[0].startswith(f"BGPFilter f: spec.importV4[0].{sentence}")
+        assert f", so the rule {action.lower()}s " in problems[0]
+
+
+def test_a_reject_with_an_unknown_match_stays_inside_its_cidr() -> None:
+    narrow = rule("Reject", "192.0.2.0/24", interface="eth0")
+    assert used_with(narrow, ACCEPT_ALL, heard=("192.0.2.0/24", "192.0.3.0/24")) == {"192.0.3.0/24"}
+
+
+def test_a_rule_without_a_known_action_rejects() -> None:
+    assert used_with(rule("Perhaps", "10.7.0.0/16"), ACCEPT_ALL, heard=("10.7.0.0/24", "192.0.2.0/24")) == {
+        "192.0.2.0/24"
+    }
+
+
+def test_source_remote_peers_holds_for_all_that_is_heard() -> None:
+    assert made_filter(rule("Accept", source="RemotePeers"))[1] == ()
+    assert used_with(rule("Accept", source="RemotePeers"), heard=("192.0.2.0/24",)) == {"192.0.2.0/24"}
+
+
+def test_not_in_with_lengths_is_the_opposite_of_in_with_the_same() -> None:
+    lengths = PrefixLengthRange(min=24, max=24)
+    heard = ("192.0.2.0/24", "192.0.2.0/25", "198.51.100.0/24")
+    inside = used_with(rule("Accept", "192.0.2.0/24", "In", prefix_length=lengths), heard=heard)
+    outside = used_with(rule("Accept", "192.0.2.0/24", "NotIn", prefix_length=lengths), heard=heard)
+    assert (inside, outside) == ({"192.0.2.0/24"}, {"192.0.2.0/25", "198.51.100.0/24"})
+
+
+def test_a_community_is_a_number_however_it_is_written() -> None:
+    rejects = rule("Reject", communities=CommunityMatch(values=("65002:0001",)))
+    assert used_with(rejects, ACCEPT_ALL, heard=("192.0.2.0/24",)) == set()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from bgp.filters import parse_filter
 from crds.bgp_kinds import (
     BGPConfiguration,
     BGPConfigurationSpec,
@@ -15,9 +16,11 @@ from crds.bgp_kinds import (
     BGPPassword,
     BGPPeer,
     BGPPeerSpec,
+    FilterOperation,
     FilterRule,
     PrefixAdvertisement,
     SecretKeyRef,
+    SetPriority,
 )
 from crds.core import Lease, LeaseSpec, Node
 from crds.meta import ObjectMeta, Resource
@@ -160,6 +163,39 @@ def test_a_bad_object_is_told_which_field(bad: Judged, field: str) -> None:
 )
 def test_a_good_object_is_accepted(good: Judged) -> None:
     assert judge(good, References()).holds
+
+
+OPERATION = FilterOperation(set_priority=SetPriority(value=1))
+
+
+@pytest.mark.parametrize(
+    ("spec", "sentence"),
+    [
+        (
+            {"import_v4": (FilterRule(action="Accept", interface="eth0"),)},
+            "spec.importV4[0].interface: cannot be followed yet, so the rule accepts nothing",
+        ),
+        (
+            {"import_v6": (FilterRule(action="Accept"), FilterRule(action="Reject", priority=7))},
+            "spec.importV6[1].priority: cannot be followed yet, so the rule rejects whatever its cidr matches",
+        ),
+        (
+            {"import_v4": (FilterRule(action="Accept", operations=(OPERATION,)),)},
+            "spec.importV4[0].operations: cannot be followed yet; the routes are accepted as they come",
+        ),
+        (
+            {"export_v4": (FilterRule(action="Reject"),)},
+            "spec.exportV4: cannot be followed yet, so routes are announced as if it were empty",
+        ),
+    ],
+)
+def test_a_filter_is_not_called_in_use_where_the_agent_does_not_follow_it(spec: dict[str, Any], sentence: str) -> None:
+    made = BGPFilter(metadata=ObjectMeta(name="f"), spec=BGPFilterSpec(**spec))
+    said = judge(made, References())
+    assert (said.holds, said.reason, said.message) == (False, "NotSupported", sentence)
+    assert [str(problem) for problem in parse_filter(made)[1]] == [f"BGPFilter f: {sentence}"], (
+        "the agent says the same"
+    )
 
 
 def test_a_secret_that_may_not_be_read_is_not_called_missing() -> None:
