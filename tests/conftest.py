@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -26,6 +27,12 @@ NETNS_PREFIX = "tortie-t-"
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest chooses by -m
+def pytest_configure() -> None:
+    """An interrupted run takes down what it made: SIGTERM ends it as Ctrl-C does, and Ctrl-C works in the background."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests by the worlds they take."""
     for item in items:
