@@ -26,13 +26,13 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 NETNS_PREFIX = "tortie-t-"
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest chooses by -m
 def pytest_configure() -> None:
-    """An interrupted run takes down what it made: SIGTERM ends it as Ctrl-C does, and Ctrl-C works in the background."""
+    """An interrupted run takes down what it made: SIGTERM ends it as Ctrl-C does, also in the background."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest chooses by -m
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests by the worlds they take."""
     for item in items:
