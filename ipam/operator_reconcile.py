@@ -34,7 +34,7 @@ from ipam.operator_defaults import DEFAULT, find, plan_defaults
 from ipam.operator_fence import Judge, JudgeTimes, plan_leases
 from ipam.operator_leaks import LeakPlanner, is_still_orphan
 from ipam.operator_patience import Patience
-from ipam.operator_status import Judged, References, judge, secret_names
+from ipam.operator_status import Judged, References, bgp_addresses, judge, secret_names
 from ipam.operator_world import NAMESPACE, View, World
 from ipam.pool_conditions import judge_pools
 from ipam.pool_plan import plan_pools
@@ -217,7 +217,11 @@ class Reconciler:
 
     def _plan_status(self, view: View, stamp: str) -> Iterator[Action]:
         secrets = {name: keys for name, (_, keys) in self._secrets.items()}
-        references = References(filters=frozenset(view.of(BGPFilter)), secrets=secrets)
+        references = References(
+            filters=frozenset(view.of(BGPFilter)),
+            secrets=secrets,
+            node_addresses=bgp_addresses(view.of(Node).values()) if view.of(BGPPeer) else (),
+        )
         for obj in _judged(view):
             statement = judge(obj, references)
             told = with_condition(obj, statement, wall_stamp=stamp)

@@ -11,15 +11,17 @@ said about them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from crds.bgp_kinds import BGPConfiguration, BGPFilter, BGPPassword, BGPPeer
+from crds.core import Node
 from crds.errors import BadObject
 from crds.filters import AS_MAX, Unfollowed, check_community, filter_problems
-from crds.peers import check_peer
+from crds.peers import check_peer, parse_peer_ip
 from crds.pools import IPAMConfiguration, IPReservation
-from crds.values import parse_duration, parse_network, parse_reservation
+from crds.values import IPAddress, parse_duration, parse_network, parse_reservation
 from ipam.operator_conditions import Statement
 
 ACCEPTED = "Accepted"
@@ -48,6 +50,8 @@ class References:
 
     filters: Collection[str] = ()
     secrets: Mapping[str, Collection[str] | None] = field(default_factory=dict)
+    node_addresses: Collection[IPAddress] = ()
+    """Where nodes speak BGP from: a peer there has the node's own AS number."""
 
 
 Judged = IPReservation | IPAMConfiguration | BGPConfiguration | BGPPeer | BGPFilter
@@ -83,6 +87,16 @@ def secret_names(objects: Collection[Judged]) -> frozenset[str]:
     passwords = [o.spec.password for o in objects if isinstance(o, BGPPeer)]
     passwords += [o.spec.node_mesh_password for o in objects if isinstance(o, BGPConfiguration)]
     return frozenset(p.secret_key_ref.name for p in passwords if p and p.secret_key_ref and p.secret_key_ref.name)
+
+
+def bgp_addresses(nodes: Iterable[Node]) -> frozenset[IPAddress]:
+    """Where nodes speak BGP from; not those whose annotations cannot be read, for agents leave these out."""
+    found: set[IPAddress] = set()
+    for node in nodes:
+        with suppress(BadObject):
+            node.as_number()
+            found |= {address for family in (4, 6) if (address := node.internal_ip(family)) is not None}
+    return frozenset(found)
 
 
 def _ipam_configuration(obj: IPAMConfiguration) -> None:
@@ -129,7 +143,9 @@ def _bgp_peer(obj: BGPPeer, references: References) -> None:
     spec = obj.spec
     check_peer(spec)
     if spec.peer_ip and spec.as_number is None:
-        raise BadObject("spec.asNumber", "must be given with peerIP")
+        address = parse_peer_ip(spec.peer_ip, field="spec.peerIP")[0]
+        if address not in references.node_addresses:
+            raise BadObject("spec.asNumber", f"must be given, for {address} is no node of this cluster")
     if spec.peer_selector and spec.as_number is not None:
         raise BadObject("spec.asNumber", "must not be given with peerSelector: the nodes' own numbers count")
     _within("spec.asNumber", spec.as_number, 1, AS_MAX)

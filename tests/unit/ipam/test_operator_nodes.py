@@ -22,14 +22,14 @@ from crds.bgp_kinds import (
     SecretKeyRef,
     SetPriority,
 )
-from crds.core import Lease, LeaseSpec, Node
+from crds.core import NODE_AS_NUMBER, Lease, LeaseSpec, Node, NodeAddress, NodeStatus
 from crds.meta import ObjectMeta, Resource
 from crds.pools import IPAMConfiguration, IPAMConfigurationSpec, IPPool, IPReservation, IPReservationSpec
 from ipam.operator_blocks import BlockIndex
 from ipam.operator_defaults import Found, plan_defaults
 from ipam.operator_fence import DECOMMISSION, Judge, JudgeTimes, NodeState
 from ipam.operator_patience import Patience
-from ipam.operator_status import Judged, References, judge
+from ipam.operator_status import Judged, References, bgp_addresses, judge
 from ipam.operator_world import WATCHED, View
 
 TIMES = JudgeTimes()
@@ -205,6 +205,17 @@ def test_a_secret_that_may_not_be_read_is_not_called_missing() -> None:
     assert judge(with_password, References()).holds
     assert judge(with_password, References(secrets={"tor": None})).reason == "MissingSecret"
     assert judge(with_password, References(secrets={"tor": ("k",)})).holds
+
+
+def test_a_peer_that_is_a_node_needs_no_as_number_of_its_own() -> None:
+    addresses = NodeStatus(addresses=(NodeAddress(type="InternalIP", address="192.0.2.1"),))
+    node = Node(metadata=ObjectMeta(name="n1"), status=addresses)
+    odd = Node(metadata=ObjectMeta(name="n2", annotations={NODE_AS_NUMBER: "many"}), status=addresses)
+    at_node = peer(peer_ip="192.0.2.1:1790")
+    assert judge(at_node, References(node_addresses=bgp_addresses([node]))).holds
+    for others in ([], [odd]):
+        said = judge(at_node, References(node_addresses=bgp_addresses(others)))
+        assert said.message == "spec.asNumber: must be given, for 192.0.2.1 is no node of this cluster"
 
 
 def made(found: Found, **environment: str) -> dict[str, object]:
