@@ -255,6 +255,8 @@ class Lab:
             node.start()
         self.say("waiting: the agent installs the CNI configuration, and with that the node is Ready")
         self.wait_ready()
+        self.say("waiting: BGP sessions come up, and every node learns where the others' blocks are")
+        self.wait_routed()
 
     def wait_ready(self, *, within_s: float = READY_WITHIN_S) -> None:
         """Return when every node of the topology is Ready; NotYet says what is missing."""
@@ -268,6 +270,25 @@ class Lab:
             if ready["status"] != "True":
                 raise NotYet(f"{spec.name}: {ready['message']}")
         return True
+
+    def wait_routed(self, *, within_s: float = READY_WITHIN_S) -> None:
+        """Return when every node has a block, and a route to each block of the others."""
+        pods.wait_for(self._all_routed, within_s=within_s, what="every node has routes to the others' blocks")
+
+    def _all_routed(self) -> bool:
+        affinities = [item["spec"] for item in self.api.get("/apis/projectcalico.org/v3/blockaffinities")["items"]]
+        for node in (spec.name for spec in self.topology.nodes):
+            if not any(spec["node"] == node and spec["state"] == "confirmed" for spec in affinities):
+                raise NotYet(f"{node} has no block")
+            known = {route["dst"] for family in ("-4", "-6") for route in self._routes(node, family)}
+            missing = {spec["cidr"] for spec in affinities if spec["node"] != node} - known
+            if missing:
+                raise NotYet(f"{node} has no route to {', '.join(sorted(missing))}")
+        return True
+
+    def _routes(self, machine: str, family: str) -> list[Json]:
+        found: list[Json] = json.loads(self.exec(machine, ["ip", "-j", family, "route"]).stdout)
+        return found
 
     # ---- use
 
