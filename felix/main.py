@@ -27,12 +27,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from ipaddress import ip_address
-from pathlib import Path
 from random import Random
 from urllib.parse import urlsplit
 
-from cni.build import OUTPUT as BUILT_PROGRAM
-from cni.conflist import NETWORK, REPAIR_EVERY_S, Installed, chain, render
+from cni.conflist import NETWORK
 from crds.credentials import from_environment
 from crds.errors import BadObject
 from crds.http_store import HttpStore
@@ -43,6 +41,7 @@ from felix.cni_attach import Added, Attachments, Deleted, Hooks
 from felix.cni_request import handle_for
 from felix.cni_server import CniServer
 from felix.health import Health, watchdog
+from felix.host_files import HostFiles
 from felix.kernel.events import NetlinkEvents
 from felix.kernel.netlink import NetlinkKernel
 from felix.kernel.protocols import IPAddress
@@ -54,7 +53,7 @@ from felix.pod_watch import PodWatch
 from felix.podnet import PodNet
 from felix.podnet_reaper import Reaper
 from felix.settings import Settings, parse, set_up_logging
-from felix.snapshot import Snapshot, Sync
+from felix.snapshot import Sync
 from felix.watches import Watches
 from ipam.clock import SystemClock
 from ipam.fence import FenceTimes
@@ -277,35 +276,7 @@ class Process:
         log.info("ready node=%s blocks=%s", self.settings.node, ",".join(map(str, self.ipam.blocks())) or "none")
         async with asyncio.TaskGroup() as group:
             group.create_task(self.cni.run())
-            group.create_task(self._keep_installed())
-
-    async def _keep_installed(self) -> None:
-        """The two files on the host, now and whenever somebody takes them away."""
-        installed: Installed | None = None
-        families: tuple[int, ...] = ()
-        while True:
-            wanted = _families(self.watches.snapshot())
-            if wanted != families or installed is None:
-                families = wanted
-                installed = await asyncio.to_thread(self._files, families)
-            try:
-                repaired = installed.ensure()
-            except OSError as error:
-                log.warning('cannot install error="%s"', error)
-            else:
-                for path in repaired:
-                    log.info("installed path=%s", path)
-            await asyncio.sleep(REPAIR_EVERY_S)
-
-    def _files(self, families: tuple[int, ...]) -> Installed:
-        settings = self.settings
-        version, chained = chain(settings.cni_bin_dir)
-        return Installed(
-            conf_dir=settings.cni_conf_dir,
-            bin_dir=settings.cni_bin_dir,
-            program=settings.cni_program or _program(),
-            text=render(version=version, mtu=0, families=families, chained=chained),
-        )
+            group.create_task(HostFiles(self.settings, snapshot=self.watches.snapshot).run())
 
     async def _stop(self) -> None:
         await self.cni.stop()
@@ -338,18 +309,6 @@ def _prepare(step: Callable[[], None], what: str) -> None:
         step()
     except OSError as error:
         raise CannotStart(f"cannot {what}: {error}") from error
-
-
-def _families(snapshot: Snapshot) -> tuple[int, ...]:
-    """What pods get when nothing else is said: an address of each family that has a pool; IPv4 if there is none."""
-    found = {6 if ":" in pool.spec.cidr else 4 for pool in snapshot.pools.values() if not pool.spec.disabled}
-    return tuple(sorted(found)) or (4,)
-
-
-def _program() -> Path:
-    """The shim: shipped inside the package, or built beside a checkout."""
-    shipped = Path(__file__).resolve().parent.parent / "cni" / "tortie-cni"
-    return shipped if shipped.exists() else BUILT_PROGRAM
 
 
 def _host_addresses(server: str) -> frozenset[IPAddress]:
