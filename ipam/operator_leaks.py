@@ -8,7 +8,11 @@ release by handle would miss it).
 Agents mend their own: a handle that speaks of a block whose node is not gone is left alone, for the agent's next write
 may be the missing one. The rest is mended here: counts that are behind are written, counts of nothing are removed. A
 finding counts once it has been unchanged for a while (handle and blocks in the same versions), and before a handle is
-deleted its blocks are read once more, for a watch may lag. A deletion names UID and resourceVersion.
+deleted or made its blocks are read once more, for a watch may lag. A deletion names UID and resourceVersion.
+
+A handle that is missing while the block has the address is made here for live nodes too. Their agents write the handle
+before the block and delete it after, so somebody else took it; and an agent does not watch handles, so it would have to
+read each of its own again and again to find out. It meets the new one as it would any version it did not know.
 """
 
 from __future__ import annotations
@@ -34,6 +38,9 @@ from ipam.operator_world import View
 Counts = Mapping[str, Mapping[str, int]]
 """Handle id -> block CIDR -> addresses."""
 
+MADE_AT_ONCE = 50
+"""Missing handles made in one pass, a read and a write each; what they change brings the next pass."""
+
 OWNED = (NodeState.CONNECTED, NodeState.SILENT, NodeState.AGENTLESS)
 
 
@@ -50,9 +57,14 @@ class LeakPlanner:
         handles, counts = self.view.of(IPAMHandle), self._counts()
         for handle in handles.values():
             yield from self._handle(handle, counts.get(handle.spec.handle_id, {}))
-        for handle_id, blocks in counts.items():
-            if handle_name(handle_id) not in handles:
-                yield from self._missing(handle_id, blocks)
+        # All of them are asked about, for patience forgets what a pass does not mention.
+        missing = [
+            action
+            for handle_id, blocks in counts.items()
+            if handle_name(handle_id) not in handles
+            for action in self._missing(handle_id, blocks)
+        ]
+        yield from missing[:MADE_AT_ONCE]
 
     def _counts(self) -> Counts:
         counts: dict[str, dict[str, int]] = defaultdict(dict)
@@ -79,9 +91,9 @@ class LeakPlanner:
                 yield Replace(msgspec.structs.replace(handle, spec=new), "its counts are not those of the blocks")
 
     def _missing(self, handle_id: str, blocks: Mapping[str, int]) -> Iterator[Action]:
-        if any(self._is_owned(cidr) for cidr in blocks):
-            return
-        if self.patience.ripe(("no handle", handle_id), self._versions(None, set(blocks)), after_s=self.settle_s):
+        # Not the blocks' versions: pods beside it come and go all day.
+        counts = tuple(f"{cidr}={count}" for cidr, count in sorted(blocks.items()))
+        if self.patience.ripe(("no handle", handle_id), counts, after_s=self.settle_s):
             spec = IPAMHandleSpec(handle_id=handle_id, block=dict(blocks))
             yield Create(
                 IPAMHandle(metadata=ObjectMeta(name=handle_name(handle_id)), spec=spec), "handle of an address"
@@ -91,11 +103,11 @@ class LeakPlanner:
         facts = self.view.index.get(block_name(cidr))
         return facts is not None and bool(facts.node) and self.judge.node(facts.node) in OWNED
 
-    def _versions(self, handle: IPAMHandle | None, cidrs: set[str]) -> tuple[str, ...]:
+    def _versions(self, handle: IPAMHandle, cidrs: set[str]) -> tuple[str, ...]:
         blocks = self.view.of(IPAMBlock)
         found = [blocks.get(block_name(cidr)) for cidr in sorted(cidrs)]
         versions = [block.metadata.resource_version if block else "none" for block in found]
-        return (handle.metadata.resource_version if handle else "none", *versions)
+        return (handle.metadata.resource_version, *versions)
 
 
 def _differs(recorded: Mapping[str, int], counted: Mapping[str, int]) -> bool:
@@ -105,14 +117,26 @@ def _differs(recorded: Mapping[str, int], counted: Mapping[str, int]) -> bool:
 
 async def is_still_orphan(store: Store, handle: IPAMHandle) -> bool:
     """Read the blocks of a handle once more: does none of them hold an address of it? An unanswered read says no."""
+    return await _holds_addresses(store, handle) is False
+
+
+async def is_still_missed(store: Store, handle: IPAMHandle) -> bool:
+    """The same before a handle is made: one that counts nothing would stay. An unanswered read says no."""
+    return await _holds_addresses(store, handle) is True
+
+
+async def _holds_addresses(store: Store, handle: IPAMHandle) -> bool | None:
+    """Whether a block that the handle names has an address of it; None: not known."""
     for cidr in handle.spec.block:
         try:
             block = await store.get(IPAMBlock, block_name(ip_network(cidr)))
         except NotFound:
             continue
         except (ApiError, OSError, ValueError):
-            return False
+            return None
         facts = facts_of(block)
-        if facts is None or any(user.handle == handle.spec.handle_id for user in facts.users):
-            return False
-    return True
+        if facts is None:
+            return None
+        if any(user.handle == handle.spec.handle_id for user in facts.users):
+            return True
+    return False

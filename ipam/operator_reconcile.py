@@ -27,12 +27,12 @@ from crds.core import Node, Secret
 from crds.errors import ApiError, Forbidden, NotFound
 from crds.pools import IPAMConfiguration, IPPool, IPReservation
 from crds.store import Store
-from ipam.operator_actions import Action, Delete, Outcome, ReplaceStatus, apply
+from ipam.operator_actions import Action, Create, Delete, Outcome, ReplaceStatus, apply
 from ipam.operator_affinity import AffinityPlanner, HealTimes
 from ipam.operator_conditions import with_condition
 from ipam.operator_defaults import DEFAULT, find, plan_defaults
 from ipam.operator_fence import Judge, JudgeTimes, plan_leases
-from ipam.operator_leaks import LeakPlanner, is_still_orphan
+from ipam.operator_leaks import LeakPlanner, is_still_missed, is_still_orphan
 from ipam.operator_patience import Patience
 from ipam.operator_status import Judged, References, bgp_addresses, judge, secret_names
 from ipam.operator_world import NAMESPACE, View, World
@@ -243,6 +243,8 @@ class Reconciler:
     async def _is_still_right(self, action: Action) -> bool:
         if isinstance(action, Delete) and isinstance(action.obj, IPAMHandle):
             return await is_still_orphan(self._store, action.obj)
+        if isinstance(action, Create) and isinstance(action.obj, IPAMHandle):
+            return await is_still_missed(self._store, action.obj)
         return True
 
     async def _reread(self, action: Action) -> None:
