@@ -13,6 +13,10 @@ generation that it has reached itself (its machine rebooted). Otherwise it watch
 somebody else is alive, and this agent refuses to serve; if it does not, it takes over. Only observed time counts, never
 the other's clock.
 
+An agent that is refused from the start, without ever having had the Lease, is not this node: it must not announce the
+node's blocks either, or it draws the traffic of pods that live elsewhere. One that *had* the Lease keeps what it
+announces, whoever has it now, for its pods are here.
+
 A Lease that names our journal at a *higher* generation than we have means that our journal is an older copy.
 
 `decide` and `is_closed` are pure; `Fence` does the renewing. Called by node.
@@ -137,11 +141,19 @@ class Fence:
         """Generations that the Lease is ahead of the journal, as found when the Lease was first taken."""
         self.is_held = False
         """This process has renewed at least once."""
+        self.rival_moved = False
+        """The refusal is not only a precaution: another agent was seen to renew."""
 
     def closed(self) -> str:
         """Why no address may be given out now; "" if it may."""
         me = self._journal.instance
         return self.refusal or closed_because(self._renewal, instance=me, clock=self._clock, times=self.times)
+
+    @property
+    def has_held(self) -> bool:
+        """This machine's agent has had the Lease since the machine was started, in this process or an earlier one."""
+        known = self._renewal
+        return known is not None and (known.boot_id, known.instance) == (self._clock.boot_id, self._journal.instance)
 
     @property
     def renewed_s_ago(self) -> float | None:
@@ -164,7 +176,7 @@ class Fence:
             self.older_copy = verdict.older_copy
             self._journal.set_meta("generation", me.generation + verdict.older_copy)
         await self._write(lease, node_uid)
-        self._observed, self.refusal, self.is_held = None, "", True
+        self._observed, self.refusal, self.is_held, self.rival_moved = None, "", True, False
         self._renewal = Renewal(self._clock.boot_id, self._journal.instance, started_s)
         self._journal.set_meta("renewal", [self._renewal.boot_id, self._renewal.instance, self._renewal.at_s])
         self._journal.commit_now()
@@ -177,6 +189,7 @@ class Fence:
         if self._observed is None or self._observed[0] != version:
             moved = self._observed is not None
             self._observed = (version, now_s)
+            self.rival_moved = self.rival_moved or moved
             if moved or self.is_held:
                 self.refusal = (
                     f"another agent (instance {stranger[:8]}) is alive as node {self._node}: two machines share this "

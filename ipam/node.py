@@ -250,11 +250,19 @@ class NodeIPAM:
 
     def blocks(self) -> frozenset[IPNetwork]:
         """Own confirmed blocks: what may be used and announced."""
-        return self._holdings.confirmed()
+        return frozenset() if self._is_somebody_else() else self._holdings.confirmed()
 
     def exceptions(self) -> frozenset[IPAddress]:
         """Addresses in use here that no confirmed own block covers: to be announced as /32 or /128."""
-        return self._holdings.exceptions()
+        return frozenset() if self._is_somebody_else() else self._holdings.exceptions()
+
+    def _is_somebody_else(self) -> bool:
+        """Another machine is this node: it has the Lease, and this one never had it. While that is only supposed, an
+        agent that finds pods here goes on for them; a clone has none."""
+        fence = self.fence
+        if not fence.refusal or fence.has_held:
+            return False
+        return fence.rival_moved or not (self._kernel and self._kernel.interfaces)
 
     def allocations(self) -> Mapping[HandleID, tuple[IPAddress, ...]]:
         """Who holds what on this node, IPv4 before IPv6."""
@@ -283,7 +291,7 @@ class NodeIPAM:
         return NodeState(
             node=self.node,
             closed=self.closed(),
-            blocks=block_states(self._holdings),
+            blocks=() if self._is_somebody_else() else block_states(self._holdings),
             addresses=len(ledger.held),
             exceptions=tuple(sorted(str(address) for address in self.exceptions())),
             unflushed_releases=len(ledger.freed),

@@ -120,6 +120,93 @@ async def test_of_two_agents_that_believe_to_be_one_node_the_second_refuses(rig:
     assert isinstance(await first.assign(request("a")), Assigned)
 
 
+async def test_a_clone_announces_no_block_of_the_node_and_the_node_goes_on(rig: Rig) -> None:
+    first = await rig.started()
+    assert isinstance(await first.assign(request("a")), Assigned)
+    await rig.settle(first)
+    clone = rig.node(machine="clone")
+    clone.see(await rig.view())
+    await clone.recover(kernel_addresses={})
+    for _ in range(3):
+        await clone.renew_once()
+        assert (clone.blocks(), clone.exceptions(), clone.state().blocks) == (frozenset(), frozenset(), ())
+        rig.clock.advance(10)
+        await first.renew_once()
+    assert first.blocks()
+
+
+async def test_whoever_takes_over_a_dead_machine_announces_its_blocks(rig: Rig) -> None:
+    first = await rig.started()
+    blocks = first.blocks()
+    crash(first)
+    second = rig.node(machine="new-machine")
+    second.see(await rig.view())
+    await second.recover(kernel_addresses={})
+    await second.renew_once()
+    assert second.blocks() == frozenset()
+    rig.clock.advance(16)
+    await second.renew_once()
+    assert second.blocks() == blocks
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_an_agent_that_had_the_lease_keeps_its_announcements_whoever_has_it_now(
+    rig: Rig, *, restarts: bool
+) -> None:
+    agent = await rig.started()
+    answer = await agent.assign(request("a"))
+    assert isinstance(answer, Assigned)
+    blocks = agent.blocks()
+    thief = rig.node(machine="thief")
+    thief.see(await rig.view())
+    await thief.recover(kernel_addresses={})
+    await thief.renew_once()
+    rig.clock.advance(16)
+    await thief.renew_once()
+    if restarts:
+        crash(agent)
+        agent = rig.node()
+        agent.see(await rig.view())
+        await agent.recover(kernel_addresses=dict.fromkeys(answer.addresses, "cali1"))
+    for _ in range(3):
+        await agent.renew_once()
+        rig.clock.advance(10)
+        await thief.renew_once()
+    assert "two machines share" in agent.closed()
+    assert agent.blocks() == blocks
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_an_agent_alone_keeps_its_announcements_however_long(rig: Rig, *, restarts: bool) -> None:
+    agent = await rig.started()
+    blocks = agent.blocks()
+    rig.store.go_away()
+    if restarts:
+        crash(agent)
+        agent = rig.node()
+        await agent.recover(kernel_addresses={})
+    rig.clock.advance(7200)
+    await agent.renew_once()
+    assert isinstance(await agent.assign(request("a")), TryLater)
+    assert blocks
+    assert agent.blocks() == blocks
+
+
+async def test_an_agent_that_lost_all_memory_goes_on_for_its_pods_while_it_waits(rig: Rig) -> None:
+    agent = await rig.started()
+    answer = await agent.assign(request("a"))
+    assert isinstance(answer, Assigned)
+    await rig.settle(agent)
+    blocks = agent.blocks()
+    crash(agent)
+    again = rig.node(machine="the-same-with-its-disk-wiped")
+    again.see(await rig.view())
+    await again.recover(kernel_addresses=dict.fromkeys(answer.addresses, "cali1"))
+    await again.renew_once()
+    assert "waiting to see" in again.closed()
+    assert again.blocks() == blocks
+
+
 async def test_a_machine_that_replaces_a_dead_one_takes_over_after_watching(rig: Rig) -> None:
     crash(await rig.started())
     second = rig.node(machine="new-machine")
