@@ -356,7 +356,7 @@ class NodeIPAM:
         blocks = self.blocks()
         try:
             self._try_recover()
-            if self._recovered and not self.fence.refusal:
+            if self._recovered and self.fence.has_held and not self.fence.refusal:
                 await self._upkeep.turn()
             remember_affinities(self._holdings, self.journal)
             self.journal.commit_now()

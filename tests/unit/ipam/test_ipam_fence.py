@@ -11,7 +11,7 @@ from crds.core import Lease
 from crds.meta import ObjectMeta
 from ipam.fence import GENERATION, INSTANCE, JOURNAL, Identity, Observe, Take, decide
 from ipam.requests import Assigned, TryLater
-from tests.unit.ipam.ipam_rig import Rig, crash, request
+from tests.unit.ipam.ipam_rig import Rig, crash, pod, request
 
 ME = Identity("uid-1", "instance-1", "journal-1", 5)
 
@@ -133,6 +133,22 @@ async def test_a_clone_announces_no_block_of_the_node_and_the_node_goes_on(rig: 
         rig.clock.advance(10)
         await first.renew_once()
     assert first.blocks()
+
+
+async def test_a_clone_that_has_not_looked_at_the_lease_yet_frees_nothing(rig: Rig) -> None:
+    first = await rig.started()
+    await pod(rig, first, "a")
+    await rig.settle(first)
+    before = await rig.only_block()
+    clone = rig.node(machine="clone")
+    clone.see(await rig.view())
+    await clone.recover(kernel_addresses={})
+    assert await clone.release(request("a").handle), "it finds no interface for that"
+    await clone.turn()
+    assert await rig.only_block() == before
+    await first.release(request("a").handle)
+    await first.turn()
+    assert await rig.only_block() != before, "as the node itself would"
 
 
 async def test_whoever_takes_over_a_dead_machine_announces_its_blocks(rig: Rig) -> None:
