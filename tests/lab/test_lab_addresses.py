@@ -162,16 +162,23 @@ def _clone_of(lab: Lab, node: str, directory: Path) -> Iterator[tuple[str, Path]
             process.wait(timeout=20)
 
 
+def _blackholes(netns: str) -> str:
+    shown = ["ip", "-n", netns, "route", "show", "type", "blackhole"]
+    return subprocess.run(shown, check=True, capture_output=True, text=True).stdout
+
+
 def test_a_clone_of_a_node_is_refused_and_the_node_goes_on(lab: Lab, tmp_path: Path) -> None:
     lease = "/apis/coordination.k8s.io/v1/namespaces/tortie-system/leases/tortie-agent-n4"
     with world.running(lab, {"pod": "n4"}) as pods:
         eventually(lambda: world.attribute_of(lab, pods["pod"].ip))
         block = world.block_of(lab, pods["pod"].ip)
         instance = lab.api.get(lease)["metadata"]["annotations"]["tortie.dev/agent-instance"]
-        with lab.probing("client", pods["pod"]) as probing, _clone_of(lab, "n4", tmp_path) as (_, log):
+        with lab.probing("client", pods["pod"]) as probing, _clone_of(lab, "n4", tmp_path) as (netns, log):
             eventually(
                 lambda: "is alive as node n4" in log.read_text(), within_s=60, what="the clone says why it refuses"
             )
+            assert _blackholes(f"tortie-{lab.name}-n4"), "the node's own"
+            eventually(lambda: not _blackholes(netns), what="the clone does not count the node's blocks as its own")
             with world.running(lab, {"new": "n4"}) as more:
                 assert not set(more["new"].addresses) & set(pods["pod"].addresses)
             assert lab.api.get(lease)["metadata"]["annotations"]["tortie.dev/agent-instance"] == instance
