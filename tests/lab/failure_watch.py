@@ -125,20 +125,25 @@ class RouteWatch:
 
     def _look(self) -> None:
         while not self._stop.wait(LOOK_EVERY_S):
-            for tor in self._tors:
-                shown = tor.routes()
-                self.missing |= {(tor.name, prefix) for prefix in self.prefixes if f"{prefix} " not in shown}
-            self.looks += 1
+            self._look_once()
+
+    def _look_once(self) -> None:
+        for tor in self._tors:
+            shown = tor.routes()
+            self.missing |= {(tor.name, prefix) for prefix in self.prefixes if f"{prefix} " not in shown}
+        self.looks += 1
 
     def __enter__(self) -> RouteWatch:
         machines = [*(r.name for r in self._lab.topology.routers), *(n.name for n in self._lab.topology.nodes)]
         self._ears = {name: _ear(namespace(self._lab.name, name)) for name in machines}
+        self._look_once()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join(30)
+        self._look_once()  # what goes wrong sooner than the first look is over must not pass as quiet
         for name, ear in self._ears.items():
             with ear:
                 self.removed += [(name, prefix) for prefix in _heard(ear) if prefix in self.prefixes]
