@@ -47,8 +47,9 @@ log = logging.getLogger(__name__)
 REFRESH_S = 90.0
 """Everything is looked at anew this often, whatever events say (Calico's routeRefreshInterval)."""
 RETRY_FIRST_S, RETRY_MAX_S = 0.1, 30.0
-PODS_SETTLE_S = 0.1
-"""Pods came or went: their routes stand already, so taking note of them may wait until a burst is over."""
+SETTLE_S = 0.25
+"""Pods came or went, here or elsewhere, or a block says so. Our own routes stand already and no other route
+hangs on them: one look serves all that changes meanwhile."""
 YIELD_MAX_S, YIELD_TIMES = 0.05, 4.0
 QUIET_WAIT_S = 0.05
 """How long a turn waits for pods that are being started. A withdrawn route waits as long, so not longer."""
@@ -130,6 +131,7 @@ class Agent:
         self._look_timer: asyncio.TimerHandle | None = None
         self._fresh = False
         self._pods_due = False
+        self._soon = False
         self._shown: ClusterView | None = None
         self._retry_s = RETRY_FIRST_S
         self._retry_timer: asyncio.TimerHandle | None = None
@@ -162,11 +164,20 @@ class Agent:
             loop = asyncio.get_running_loop()
             self._look_timer = loop.call_later(self._look_after_s - now_s, self._poked.set)
 
+    def poke_soon(self) -> None:
+        """Look again once things have settled."""
+        if not self._soon:
+            self._soon = True
+            asyncio.get_running_loop().call_later(SETTLE_S, self._settled)
+
+    def _settled(self) -> None:
+        self._soon = False
+        self._poked.set()
+
     def pods_changed(self) -> None:
         """A pod's interface came or went."""
-        if not self._pods_due:
-            self._pods_due = True
-            asyncio.get_running_loop().call_later(PODS_SETTLE_S, self._poked.set)
+        self._pods_due = True
+        self.poke_soon()
 
     def retry(self) -> None:
         """Try again what the kernel refused."""

@@ -83,7 +83,7 @@ class Process:
         self.events = NetlinkEvents(own_port=self.kernel.port)
         self.journal = _journal(settings)
         self.store = HttpStore(credentials, user_agent=f"tortie-agent/{settings.node}")
-        self.watches = Watches(self.store, node=settings.node, on_change=self._poke, rng=rng)
+        self.watches = Watches(self.store, node=settings.node, on_change=self._poke, on_churn=self._poke_soon, rng=rng)
         self.ipam = self._address_book()
         self.link = BgpLink(
             settings.run_dir / "bgp.sock", on_change=self._poke, speaker_uid=settings.speaker_uid, hold_s=0.002
@@ -144,6 +144,9 @@ class Process:
 
     def _poke(self) -> None:
         self.agent.poke()
+
+    def _poke_soon(self) -> None:
+        self.agent.poke_soon()
 
     def _ipam_changed(self) -> None:
         """At once when a block came or went; an address more or less may wait until a burst of ADDs is over."""

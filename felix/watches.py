@@ -42,11 +42,15 @@ class Watches:
         *,
         node: NodeName,
         on_change: Callable[[], None],
+        on_churn: Callable[[], None] | None = None,
         rng: Random,
         pace: Pace | None = None,
     ) -> None:
+        """`on_churn`: called in place of `on_change` when only what changes with every pod of the cluster has changed
+        (Pods, IPAMBlocks), once these were listed."""
         self._node = node
         self._on_change = on_change
+        self._on_churn = on_churn or on_change
         self._store, self._rng, self._pace = store, rng, pace
         self._own_pods: dict[str, Pod] = {}
         self._own_view: Mapping[str, Pod] | None = None
@@ -76,7 +80,7 @@ class Watches:
         return Reflector(
             self._store,
             kind,
-            on_change=self._changed,
+            on_change=self._churned if kind in (Pod, IPAMBlock) else self._changed,
             rng=self._rng,
             pace=self._pace,
             namespace=namespace,
@@ -157,6 +161,13 @@ class Watches:
     def _changed(self) -> None:
         self._snapshot = None
         self._on_change()
+
+    def _churned(self) -> None:
+        self._snapshot = None
+        if self.pods.synced and self.blocks.synced:
+            self._on_churn()
+        else:
+            self._on_change()
 
     def _saw_pod(self, key: str, pod: Pod | None) -> None:
         if pod is not None and pod.spec.node_name == self._node:

@@ -127,7 +127,15 @@ class Fabric:
 
     def __init__(self, *objects: Resource) -> None:
         self.store = FakeStore(*objects)
-        self.watches = Watches(self.store, node=HERE, on_change=lambda: None, rng=Random(1), pace=QUICK)
+        self.told: list[str] = []
+        self.watches = Watches(
+            self.store,
+            node=HERE,
+            on_change=lambda: self.told.append("change"),
+            on_churn=lambda: self.told.append("churn"),
+            rng=Random(1),
+            pace=QUICK,
+        )
 
 
 @pytest.fixture
@@ -157,6 +165,16 @@ async def test_a_kind_that_did_not_change_keeps_its_mapping(fabric: Fabric) -> N
     assert after.pods is before.pods
     assert after.own_pods is before.own_pods
     assert after.nodes is not before.nodes
+
+
+async def test_what_changes_with_every_pod_is_told_apart_from_what_routes_hang_on(fabric: Fabric) -> None:
+    fabric.told.clear()
+    fabric.store.put(pod("new"))
+    await eventually_async(lambda: "default/new" in fabric.watches.snapshot().pods)
+    assert fabric.told == ["churn"]
+    fabric.store.put(node("node-c"))
+    await eventually_async(lambda: "node-c" in fabric.watches.snapshot().nodes)
+    assert fabric.told == ["churn", "change"]
 
 
 async def test_sync_waits_for_every_kind_and_says_for_which() -> None:
