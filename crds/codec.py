@@ -126,3 +126,14 @@ def bad_object(error: msgspec.MsgspecError) -> BadObject:
     if found is None:
         return BadObject("object", text)
     return BadObject(found["path"] or "object", text[: found.start()])
+
+
+def delete_options(*, uid: str, resource_version: str, grace_period_s: int | None) -> dict[str, Any]:
+    """metav1.DeleteOptions: delete only the object of this uid and version; "" does not care."""
+    options: dict[str, Any] = {"apiVersion": "v1", "kind": "DeleteOptions"}
+    wanted = {"uid": uid, "resourceVersion": resource_version}
+    if preconditions := {key: value for key, value in wanted.items() if value}:
+        options["preconditions"] = preconditions
+    if grace_period_s is not None:
+        options["gracePeriodSeconds"] = grace_period_s
+    return options

@@ -20,13 +20,13 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import aiohttp
 import msgspec
 
 from crds import credentials
-from crds.codec import decode, decode_list, encode
+from crds.codec import decode, decode_list, delete_options, encode
 from crds.credentials import Credentials
 from crds.errors import Gone
 from crds.http_watch import WatchDecoder, status_error
@@ -108,12 +108,7 @@ class HttpStore:
         resource_version: str = "",
         grace_period_s: int | None = None,
     ) -> None:
-        options: dict[str, Any] = {"apiVersion": "v1", "kind": "DeleteOptions"}
-        wanted = {"uid": uid, "resourceVersion": resource_version}
-        if preconditions := {key: value for key, value in wanted.items() if value}:
-            options["preconditions"] = preconditions
-        if grace_period_s is not None:
-            options["gracePeriodSeconds"] = grace_period_s
+        options = delete_options(uid=uid, resource_version=resource_version, grace_period_s=grace_period_s)
         await self._call("DELETE", kind.path(name, namespace=namespace), body=msgspec.json.encode(options))
 
     async def watch(

@@ -20,7 +20,7 @@ import kubernetes
 import msgspec
 import urllib3
 
-from crds.codec import decode, decode_list, to_wire
+from crds.codec import decode, decode_list, delete_options, to_wire
 from crds.errors import BadObject, Gone
 from crds.http_watch import WatchDecoder, status_error
 from crds.meta import Resource
@@ -94,12 +94,7 @@ class KubeStore:
         resource_version: str = "",
         grace_period_s: int | None = None,
     ) -> None:
-        options: dict[str, Any] = {"apiVersion": "v1", "kind": "DeleteOptions"}
-        wanted = {"uid": uid, "resourceVersion": resource_version}
-        if preconditions := {key: value for key, value in wanted.items() if value}:
-            options["preconditions"] = preconditions
-        if grace_period_s is not None:
-            options["gracePeriodSeconds"] = grace_period_s
+        options = delete_options(uid=uid, resource_version=resource_version, grace_period_s=grace_period_s)
         self._call("DELETE", kind.path(name, namespace=namespace), body=options)
 
     def watch(
